@@ -1,0 +1,207 @@
+"""Who may do what: every entry asks `Authenticator.grant` and nothing is done without a grant.
+
+A token is a JWT signed with HS256 by the key in the settings. It must have ``exp``; ``aud`` is
+checked against the setting. ``sub`` is the user. The claim ``triocast`` says what it allows::
+
+    {"sub": "alice", "exp": 1767225600,
+     "triocast": {"subscribe": ["news:*"], "publish": ["chat:*"], "admin": false}}
+
+Everybody with a grant hears ``$all`` and, with a ``sub``, their own ``$user:<sub>``. Publishing
+to ``$all``, ``$user:…`` and ``$conn:…`` has to be granted by these names (``$user:*`` is a
+pattern for this purpose alone).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+import jwt
+
+from triocast.errors import Forbidden, InvalidChannel, Unauthorized
+from triocast.events import (
+    BROADCAST,
+    parse_pattern,
+    pattern_covers,
+    pattern_matches,
+    user_channel,
+)
+
+ALGORITHM: Final = "HS256"
+
+CLAIM: Final = "triocast"
+
+_OWN_PATTERNS: Final = frozenset({BROADCAST, "$user:*", "$conn:*"})
+
+
+@attrs.frozen
+class Grant:
+    """What the holder may do. ``expires_at`` is in seconds since the epoch, None for never."""
+
+    user: str | None = None
+    subscribe: tuple[str, ...] = ()
+    publish: tuple[str, ...] = ()
+    admin: bool = False
+    expires_at: float | None = None
+
+    def may_subscribe(self, name: str) -> bool:
+        """Whether the grant covers a canonical channel, or every channel of a pattern."""
+        return any(pattern_covers(pattern, name) for pattern in self.subscribe)
+
+    def may_publish(self, channel: str) -> bool:
+        """Whether the grant covers publishing to a canonical channel."""
+        if channel.startswith("$"):
+            return any(
+                pattern == channel or (pattern[-1] == "*" and channel.startswith(pattern[:-1]))
+                for pattern in self.publish
+                if pattern.startswith("$")
+            )
+        return any(pattern_matches(pattern, channel) for pattern in self.publish)
+
+
+EVERYTHING: Final = Grant(
+    subscribe=("*",), publish=("*", BROADCAST, "$user:*", "$conn:*"), admin=True
+)
+"""What an anonymous client may do where anonymous clients are let in, and the process itself."""
+
+
+class Authenticator:
+    """Turns what a request brings into a grant."""
+
+    def __init__(
+        self,
+        *,
+        token_key: str | None,
+        token_audience: str | None,
+        token_in_query: bool,
+        insecure_anonymous: bool,
+    ) -> None:
+        self._key = token_key
+        self._audience = token_audience
+        self._in_query = token_in_query
+        self._anonymous_everywhere = insecure_anonymous
+
+    def grant(
+        self, headers: Mapping[str, str], query: Mapping[str, str], address: str | None
+    ) -> Grant:
+        """Return the caller's grant.
+
+        ``headers`` have case-insensitive names; ``address`` is the peer's IP address.
+        Raises Unauthorized, or Forbidden for an anonymous caller from elsewhere.
+        """
+        token = self._token(headers, query)
+        if token is not None:
+            return self._verify(token)
+        if self._anonymous_everywhere:
+            return EVERYTHING
+        if self._key is not None:
+            raise Unauthorized("a token is needed: 'Authorization: Bearer <token>'")
+        self._check_local(headers, address)
+        return EVERYTHING
+
+    def _token(self, headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
+        authorization = headers.get("Authorization")
+        if authorization is not None:
+            scheme, _, token = authorization.partition(" ")
+            if scheme.lower() != "bearer" or not token.strip():
+                raise Unauthorized("the Authorization header is 'Bearer <token>'")
+            return token.strip()
+        token_in_query = query.get("token")
+        if token_in_query is None:
+            return None
+        if not self._in_query:
+            raise Unauthorized(
+                "a token in the query ends up in logs and histories; it is taken only where the"
+                " setting token_in_query is on"
+            )
+        return token_in_query
+
+    def _verify(self, token: str) -> Grant:
+        if self._key is None:
+            raise Unauthorized("this server has no token_key, so it cannot check tokens")
+        try:
+            claims = jwt.decode(
+                token,
+                self._key,
+                algorithms=[ALGORITHM],
+                audience=self._audience,
+                options={"require": ["exp"], "verify_aud": True},
+            )
+            return _grant_of(claims)
+        except jwt.ExpiredSignatureError:
+            raise Unauthorized("the token has expired") from None
+        except (jwt.InvalidTokenError, InvalidChannel, TypeError, ValueError) as error:
+            raise Unauthorized(f"the token is not valid: {error}") from None
+
+    @staticmethod
+    def _check_local(headers: Mapping[str, str], address: str | None) -> None:
+        """Let an anonymous caller in from this machine only.
+
+        A page of another site can reach this machine's servers from its visitor's browser under
+        a name of its own (DNS rebinding); the Host header gives it away. A proxy in front makes
+        every caller look local; it must bring tokens.
+        """
+        if not is_loopback(address):
+            raise Unauthorized("anonymous clients are let in from this machine only")
+        host = headers.get("Host", "")
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        if not is_loopback(name.strip("[]")):
+            raise Forbidden("anonymous clients are let in under the name 'localhost' only")
+        if "X-Forwarded-For" in headers or "Forwarded" in headers:
+            raise Unauthorized("anonymous clients are not let in through a proxy")
+
+
+def is_loopback(address: str | None) -> bool:
+    """Whether an address or name is this machine's own."""
+    if address is None:
+        return False
+    if address.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _grant_of(claims: dict[str, Any]) -> Grant:
+    user = claims.get("sub")
+    if user is not None:
+        user_channel(user)
+    allowed = claims.get(CLAIM, {})
+    if not isinstance(allowed, dict):
+        raise TypeError(f"the claim {CLAIM!r} is not an object")
+    unknown = allowed.keys() - {"subscribe", "publish", "admin"}
+    if unknown:
+        raise ValueError(f"the claim {CLAIM!r} has unknown parts: {', '.join(sorted(unknown))}")
+    admin = allowed.get("admin", False)
+    if not isinstance(admin, bool):
+        raise TypeError("'admin' is not true or false")
+    return Grant(
+        user=user,
+        subscribe=tuple(parse_pattern(name) for name in _names(allowed, "subscribe")),
+        publish=tuple(check_publish_pattern(name) for name in _names(allowed, "publish")),
+        admin=admin,
+        expires_at=float(claims["exp"]),
+    )
+
+
+def _names(allowed: dict[str, Any], part: str) -> list[str]:
+    names = allowed.get(part, [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{part!r} is not a list of channel patterns")
+    return names
+
+
+def check_publish_pattern(pattern: str) -> str:
+    """Return the canonical form of a pattern that may be granted for publishing.
+
+    Raises InvalidChannel.
+    """
+    if pattern in _OWN_PATTERNS:
+        return pattern
+    if pattern.startswith("$user:"):
+        return user_channel(pattern.removeprefix("$user:"))
+    return parse_pattern(pattern)
+

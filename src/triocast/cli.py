@@ -1,0 +1,263 @@
+"""The command line: ``triocast serve``, ``triocast config`` and ``triocast token``."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NoReturn, TypeVar
+
+import attrs
+import click
+import jwt
+
+from triocast.auth import ALGORITHM, CLAIM, check_publish_pattern
+from triocast.errors import InvalidChannel
+from triocast.events import parse_pattern, user_channel
+from triocast.settings import (
+    SETTINGS,
+    LoadedSettings,
+    Setting,
+    Settings,
+    SettingsError,
+    check_bind,
+    load_settings,
+)
+from triocast.settings.checks import HOW_TO_MAKE_A_KEY, MASK
+from triocast.settings.values import BOOLEAN, UnreadableValue, parse_duration, write_value
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+WRONG_SETTINGS: Final = 2
+CANNOT_LISTEN: Final = 1
+
+log = logging.getLogger("triocast.cli")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="triocast", message="%(prog)s %(version)s")
+def main() -> None:
+    """Triocast: a realtime server for Server-Sent Events and WebSocket.
+
+    Every setting can stand in a file (--config), in the environment (TRIOCAST_PORT for --port)
+    and on the command line; each outweighs the one before.
+    """
+
+
+def _with_settings(command: _Command) -> _Command:
+    """Give a command ``--config`` and one option for each setting."""
+    for name, setting in reversed(list(SETTINGS.items())):
+        command = _option(name, setting)(command)
+    return click.option(
+        "--config",
+        "config_file",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Read settings from a TOML or YAML file; TRIOCAST_CONFIG names one too.",
+    )(command)
+
+
+def _option(name: str, setting: Setting) -> Callable[[_Command], _Command]:
+    flag = "--" + name.replace("_", "-")
+    default = getattr(attrs.fields(Settings), name).default
+    help = setting.help
+    if setting.secret:
+        help += f" Other users of this machine see options: prefer TRIOCAST_{name.upper()}."
+    if setting.kind is BOOLEAN:
+        pair = f"{flag}/--no-{flag[2:]}"
+        state = "on" if default else "off"
+        return click.option(pair, name, default=None, help=f"{help}  [{state}]")
+    if default is not None and default != ():
+        help += f"  [{default}]"
+    return click.option(flag, name, metavar=setting.kind.metavar, help=help)
+
+
+def _load(config_file: Path | None, options: dict[str, Any]) -> LoadedSettings:
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return load_settings(config_file=config_file, overrides=given)
+    except SettingsError as error:
+        _give_up(str(error), WRONG_SETTINGS)
+
+
+def _give_up(message: str, exit_code: int) -> NoReturn:
+    click.echo(f"triocast: {message}", err=True)
+    sys.exit(exit_code)
+
+
+@main.command()
+@_with_settings
+def serve(config_file: Path | None, **options: Any) -> None:
+    """Run the server until SIGTERM or SIGINT."""
+    loaded = _load(config_file, options)
+    settings = loaded.settings
+    try:
+        check_bind(settings, loaded.sources["host"])
+    except SettingsError as error:
+        _give_up(str(error), WRONG_SETTINGS)
+    configure_logging(settings.log_level, settings.log_format)
+    if settings.event_debounce_ms > 0:
+        log.warning(
+            "event_debounce_ms = %d (from %s) has no effect: the memory engine of this version "
+            "does not debounce, every event is sent",
+            settings.event_debounce_ms,
+            loaded.sources["event_debounce_ms"],
+        )
+    # the server brings in Quart and Hypercorn, which the other commands need not wait for
+    from triocast.server import run_server
+
+    try:
+        run_server(settings)
+    except (SettingsError, OSError) as error:
+        _explain([error], settings)
+    except BaseExceptionGroup as group:
+        known, others = group.split((SettingsError, OSError))
+        if known is None or others is not None:
+            raise
+        _explain(_leaves(known), settings)
+
+
+def _explain(errors: list[BaseException], settings: Settings) -> NoReturn:
+    wrong = [str(error) for error in errors if isinstance(error, SettingsError)]
+    if wrong:
+        _give_up("\n".join(wrong), WRONG_SETTINGS)
+    reasons = "; ".join(getattr(error, "strerror", None) or str(error) for error in errors)
+    _give_up(f"cannot listen on {settings.host} port {settings.port}: {reasons}", CANNOT_LISTEN)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+@main.command()
+@_with_settings
+def config(config_file: Path | None, **options: Any) -> None:
+    """Show the settings in force and where each comes from, as TOML. Secrets are masked."""
+    loaded = _load(config_file, options)
+    lines = []
+    for name, setting in SETTINGS.items():
+        value = getattr(loaded.settings, name)
+        if value is None:
+            lines.append((f"# {name} is not set", loaded.sources[name]))
+        else:
+            shown = MASK if setting.secret else value
+            lines.append((f"{name} = {write_value(shown)}", loaded.sources[name]))
+    width = max(len(text) for text, _ in lines)
+    for text, source in lines:
+        click.echo(f"{text:{min(width, 44)}}  # {source}")
+
+
+@main.command()
+@click.option("--sub", required=True, metavar="NAME", help="The user that the token is for.")
+@click.option(
+    "--subscribe",
+    multiple=True,
+    metavar="PATTERN",
+    help="A channel, or a pattern such as news:*, that may be heard. May be repeated.",
+)
+@click.option(
+    "--publish",
+    multiple=True,
+    metavar="PATTERN",
+    help="A channel or pattern that may be published to. May be repeated.",
+)
+@click.option("--admin", is_flag=True, help="Allow what administrators may do.")
+@click.option("--ttl", default="1h", metavar="DURATION", help="How long the token is good.  [1h]")
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Read token_key and token_audience from this file.",
+)
+def token(
+    sub: str,
+    subscribe: tuple[str, ...],
+    publish: tuple[str, ...],
+    admin: bool,
+    ttl: str,
+    config_file: Path | None,
+) -> None:
+    """Print a token (a JWT, HS256) signed with the configured token_key."""
+    seconds = _read_ttl(ttl)
+    try:
+        user_channel(sub)
+    except InvalidChannel as error:
+        raise click.BadParameter(error.message, param_hint="--sub") from None
+    grant: dict[str, Any] = {
+        "subscribe": [_pattern(parse_pattern, name, "--subscribe") for name in subscribe],
+        "publish": [_pattern(check_publish_pattern, name, "--publish") for name in publish],
+    }
+    if admin:
+        grant["admin"] = True
+    settings = _load(config_file, {}).settings
+    if settings.token_key is None:
+        _give_up(
+            "there is no token_key to sign with.\n"
+            "    Fix: set TRIOCAST_TOKEN_KEY, or token_key in a file, to the server's own; "
+            f"this makes a new one: {HOW_TO_MAKE_A_KEY}",
+            WRONG_SETTINGS,
+        )
+    now = int(time.time())
+    claims: dict[str, Any] = {"sub": sub, "iat": now, "exp": now + seconds, CLAIM: grant}
+    if settings.token_audience is not None:
+        claims["aud"] = settings.token_audience
+    click.echo(jwt.encode(claims, settings.token_key, algorithm=ALGORITHM))
+
+
+def _read_ttl(ttl: str) -> int:
+    try:
+        seconds = int(parse_duration(ttl))
+    except UnreadableValue as error:
+        raise click.BadParameter(f"{error.problem}; {error.fix}", param_hint="--ttl") from None
+    if seconds < 1:
+        raise click.BadParameter("a token is good for a second at least", param_hint="--ttl")
+    return seconds
+
+
+def _pattern(parse: Callable[[str], str], name: str, option: str) -> str:
+    try:
+        return parse(name)
+    except InvalidChannel as error:
+        raise click.BadParameter(f"{name!r}: {error.message}", param_hint=option) from None
+
+
+def configure_logging(level: str, format: str) -> None:
+    """Send log records to stderr, as text or as one JSON object a line, in UTC."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JSONLines() if format == "json" else _TextLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("triocast").setLevel(level.upper())
+
+
+def _time_of(record: logging.LogRecord) -> str:
+    moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class _TextLines(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        return _time_of(record)
+
+
+class _JSONLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": _time_of(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)

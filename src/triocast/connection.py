@@ -1,0 +1,324 @@
+"""One client's life on the server.
+
+A connection is a nursery that owns three tasks: *receive* (the body of the nursery), *send* and
+*heartbeat*. The hub gives it frames by `Connection.deliver`: over a taken-over socket with nothing
+queued they are written to the socket right there; otherwise, and for whatever the kernel does not
+take, they go to the outbox, the end of a memory channel that the send task empties. The channel
+has no bound of its own: the outbox is bounded in bytes, and a connection at the bound ends.
+
+A connection ends for exactly one reason, given by the first call of `Connection.end`. In that same
+step it leaves the hub; its socket is closed after that, so that nothing can be written to a
+descriptor that meanwhile is somebody else's.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+from triocast.errors import EndReason
+from triocast.hub import EVERYTHING, Encoder, Filter, Hub
+
+if TYPE_CHECKING:
+    from triocast.auth import Grant
+    from triocast.connections import Connections
+
+access_log = logging.getLogger("triocast.access")
+log = logging.getLogger("triocast.connection")
+
+JOIN_BYTES: Final = 65_536
+"""How many queued bytes the send task joins into one write."""
+
+FAREWELL_SECONDS: Final = 2.0
+"""How long an ended connection may take to send what is left and say goodbye."""
+
+_EARLIEST_HEARTBEAT: Final = 0.3
+"""The first heartbeat comes after this part of the interval or later, so that they spread."""
+
+
+class Link(Protocol):
+    """How bytes or messages reach one client and come from it."""
+
+    taken_over: bool
+    """Whether this is the connection's own stream rather than an ASGI server's."""
+
+    direct: bool
+    """Whether `send_now` may be used while nothing is queued."""
+
+    def send_now(self, data: bytes) -> int:
+        """Give the kernel what it takes without waiting; return how many bytes that was.
+
+        Raises OSError, BlockingIOError excepted, if the client is gone.
+        """
+
+    async def send(self, frames: Sequence[bytes | memoryview]) -> None:
+        """Send frames, whole and in order. Raises OSError or trio.BrokenResourceError."""
+
+    async def receive(self) -> bytes | str:
+        """Return what the client sent next; an empty value at the end.
+
+        Raises OSError or trio.BrokenResourceError.
+        """
+
+    async def finish(self, farewell: Sequence[bytes | memoryview]) -> None:
+        """Send what a cancelled `send` left, then the farewell, then end our side.
+
+        The caller owns the deadline. Raises OSError or trio.BrokenResourceError.
+        """
+
+    def close(self) -> None:
+        """Let go of the client at once."""
+
+
+class Connection(ABC):
+    """A client between its handshake and its end. Subclasses are the transports."""
+
+    transport: str
+    """The word for logs and stats: ``sse`` or ``websocket``."""
+
+    encoder: Encoder
+    """How this client's frames are made; set when its link is known."""
+
+    def __init__(
+        self, connections: Connections, *, id: str, grant: Grant, address: str | None
+    ) -> None:
+        self.id = id
+        self.grant = grant
+        self.user = grant.user
+        self.address = address
+        self.reason: EndReason | None = None
+        self.seq = 0
+        """Up to here everything that is for this client has been given to its link."""
+        self.retry_ms = 0
+        """When a client that is sent away should come back; 0 leaves it to the transport."""
+        self.events = 0
+        self.bytes = 0
+        self._connections = connections
+        self._filter: Filter = EVERYTHING
+        self._hub: Hub = connections.hub
+        self._link: Link
+        self._direct = False
+        self._queued = 0
+        self._outbox_bound = connections.outbox_bytes
+        self._heartbeat_seconds = connections.heartbeat_seconds
+        self._outbox: trio.MemorySendChannel[bytes | memoryview]
+        self._inbox: trio.MemoryReceiveChannel[bytes | memoryview]
+        self._scope: trio.CancelScope | None = None
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait in the outbox."""
+        return self._queued
+
+    @property
+    def taken_over(self) -> bool:
+        return self._link.taken_over
+
+    # What a transport decides.
+
+    @abstractmethod
+    def _opened(self) -> None:
+        """Subscribe, and push the first frame. The connection is in the hub already."""
+
+    @abstractmethod
+    async def _receive(self) -> None:
+        """Take what the client sends until its end, or until `end` was called."""
+
+    @abstractmethod
+    def _beat(self) -> None:
+        """Push a heartbeat, or end the connection if the client gave no sign since the last."""
+
+    @abstractmethod
+    def _farewell(self, reason: EndReason) -> Sequence[bytes] | None:
+        """Return the last frames for this client; None if nobody is there to take them."""
+
+    # Its life.
+
+    async def run(self, link: Link) -> EndReason:
+        """Serve the client until the end; return why it ended. Closes the link."""
+        self._link = link
+        self._direct = link.direct
+        # Unbounded in number because `_queue` bounds it in bytes.
+        self._outbox, self._inbox = trio.open_memory_channel[bytes | memoryview](math.inf)
+        opened = time.monotonic()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._scope = nursery.cancel_scope
+                self._scope.deadline = self._grant_deadline()
+                if self._connections.enter(self):
+                    self.seq = self._hub.add(self, self._filter).seq
+                    self._log_open()
+                    self._opened()
+                    nursery.start_soon(self._send)
+                    nursery.start_soon(self._heartbeat)
+                    await self._receive()
+                self.end(EndReason.CLIENT_CLOSED)
+        except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            self.end(EndReason.PEER_LOST)
+        except* Exception:
+            log.exception("connection %s failed", self.id)
+            self.end(EndReason.SERVER_ERROR)
+        finally:
+            # Without a reason the scope was cancelled by its deadline, the grant's end, or from
+            # outside, when the server ends for good.
+            expired = trio.current_time() >= (self._scope.deadline if self._scope else math.inf)
+            self.end(EndReason.GRANT_ENDED if expired else EndReason.SHUTDOWN)
+            await self._part(self.reason or EndReason.SERVER_ERROR)
+            self._connections.leave(self)
+            self._log_close(time.monotonic() - opened)
+        assert self.reason is not None
+        return self.reason
+
+    def end(self, reason: EndReason) -> None:
+        """End the connection; the first reason counts. It has left the hub on return."""
+        if self.reason is not None:
+            return
+        self.reason = reason
+        self._hub.remove(self)
+        self._direct = False
+        if self._scope is not None:
+            self._scope.cancel(reason=reason.word)
+
+    def _grant_deadline(self) -> float:
+        if self.grant.expires_at is None:
+            return math.inf
+        return trio.current_time() + max(0.0, self.grant.expires_at - time.time())
+
+    # Frames to the client.
+
+    def deliver(self, joined: bytes, frames: Sequence[bytes | memoryview], seq: int) -> None:
+        """Take frames from the hub; write them now or queue them. Never blocks, never raises."""
+        self.seq = seq
+        self.events += len(frames)
+        if self._direct:
+            sent = self._send_now(joined)
+            if sent == len(joined):
+                return
+            if sent:
+                frames = _rest(frames, sent)
+        self._queue(frames)
+
+    def push(self, frame: bytes) -> None:
+        """Send a frame of the protocol itself: a reply, a heartbeat, a pong."""
+        if self._direct:
+            sent = self._send_now(frame)
+            if sent == len(frame):
+                return
+            self._queue([memoryview(frame)[sent:]])
+        else:
+            self._queue([frame])
+
+    def _send_now(self, data: bytes) -> int:
+        try:
+            sent = self._link.send_now(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.end(EndReason.PEER_LOST)
+            return 0
+        self.bytes += sent
+        return sent
+
+    def _queue(self, frames: Sequence[bytes | memoryview]) -> None:
+        if self.reason is not None:
+            return
+        self._direct = False
+        for frame in frames:
+            self._queued += len(frame)
+            self._outbox.send_nowait(frame)
+        if self._queued > self._outbox_bound:
+            self.end(EndReason.SLOW_CONSUMER)
+
+    async def _send(self) -> None:
+        """Empty the outbox into the link; a client that takes nothing for a heartbeat is gone."""
+        async for first in self._inbox:
+            frames: list[bytes | memoryview] = [first]
+            size = len(first)
+            while size < JOIN_BYTES:
+                try:
+                    frame = self._inbox.receive_nowait()
+                except trio.WouldBlock:
+                    break
+                frames.append(frame)
+                size += len(frame)
+            with trio.move_on_after(self._heartbeat_seconds) as patience:
+                await self._link.send(frames)
+            if patience.cancelled_caught:
+                self.end(EndReason.SLOW_CONSUMER)
+                return
+            self.bytes += size
+            self._queued -= size
+            if not self._queued:
+                self._direct = self._link.direct
+
+    async def _heartbeat(self) -> None:
+        interval = self._heartbeat_seconds
+        await trio.sleep(interval * random.uniform(_EARLIEST_HEARTBEAT, 1))  # noqa: S311
+        while True:
+            self._beat()
+            await trio.sleep(interval)
+
+    async def _part(self, reason: EndReason) -> None:
+        """Send what is left, say goodbye, and close, all within `FAREWELL_SECONDS`."""
+        left: list[bytes | memoryview] = []
+        while True:
+            try:
+                left.append(self._inbox.receive_nowait())
+            except trio.WouldBlock:
+                break
+        if reason is EndReason.SLOW_CONSUMER:
+            # It resumes by its cursor. A frame that is half written (a memoryview) is finished,
+            # or the farewell would be read as a part of it.
+            left = [frame for frame in left[:1] if isinstance(frame, memoryview)]
+        farewell = None if reason is EndReason.PEER_LOST else self._farewell(reason)
+        self._outbox.close()
+        self._inbox.close()
+        try:
+            if farewell is not None:
+                with trio.move_on_after(FAREWELL_SECONDS, shield=True):
+                    await self._link.finish([*left, *farewell])
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            log.debug("connection %s was gone before its farewell", self.id)
+        finally:
+            self._link.close()
+
+    # The access log: never the query, it may hold a token.
+
+    def _log_open(self) -> None:
+        access_log.info(
+            "open id=%s transport=%s way=%s user=%r address=%s",
+            self.id,
+            self.transport,
+            "taken_over" if self._link.taken_over else "portable",
+            self.user,
+            self.address,
+        )
+
+    def _log_close(self, seconds: float) -> None:
+        access_log.info(
+            "close id=%s transport=%s user=%r address=%s reason=%s seconds=%.3f bytes=%d events=%d",
+            self.id,
+            self.transport,
+            self.user,
+            self.address,
+            self.reason.word if self.reason else "-",
+            seconds,
+            self.bytes,
+            self.events,
+        )
+
+
+def _rest(frames: Sequence[bytes | memoryview], sent: int) -> list[bytes | memoryview]:
+    """Return what is left of frames of which the first ``sent`` bytes are gone."""
+    for index, frame in enumerate(frames):
+        if sent < len(frame):
+            return [memoryview(frame)[sent:], *frames[index + 1 :]]
+        sent -= len(frame)
+    return []

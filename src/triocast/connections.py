@@ -1,0 +1,105 @@
+"""All connections of this process: how many may come, what became of them, and their drain."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from typing import Final
+
+import trio
+
+from triocast.connection import Connection
+from triocast.errors import EndReason, ShuttingDown, TooManyConnections
+from triocast.hub import Hub
+
+RETRY_MS: Final = 2_000
+"""When a client whose stream ended comes back, about; each gets its own time around it."""
+
+DRAIN_PER_SECOND: Final = 200
+"""How fast clients are sent away at a drain, if that fits into its time."""
+
+
+class Connections:
+    """The registry of live connections. Admits, counts, and sends them away."""
+
+    def __init__(
+        self, hub: Hub, *, most: int, outbox_bytes: int, heartbeat_seconds: float
+    ) -> None:
+        self.hub = hub
+        self.most = most
+        self.outbox_bytes = outbox_bytes
+        self.heartbeat_seconds = heartbeat_seconds
+        self.live: set[Connection] = set()
+        self.ended: Counter[str] = Counter()
+        self.draining = False
+        self._empty = trio.Event()
+
+    def check_room(self) -> None:
+        """Return if another connection may come.
+
+        Raises TooManyConnections or ShuttingDown, both temporary.
+        """
+        if self.draining:
+            raise ShuttingDown("this server is going away; come back in a moment")
+        if len(self.live) >= self.most:
+            raise TooManyConnections(f"this server has its {self.most} connections")
+
+    def enter(self, connection: Connection) -> bool:
+        """Count a connection in; false, and its end, if others took the last place meanwhile."""
+        if self.draining:
+            connection.end(EndReason.SHUTDOWN)
+        elif len(self.live) >= self.most:
+            connection.end(EndReason.TOO_MANY_CONNECTIONS)
+        else:
+            self.live.add(connection)
+            return True
+        return False
+
+    def leave(self, connection: Connection) -> None:
+        """Count a connection out, under the reason it ended for."""
+        self.live.discard(connection)
+        if connection.reason is not None:
+            self.ended[connection.reason.word] += 1
+        if not self.live:
+            self._empty.set()
+
+    def counts(self) -> dict[str, int]:
+        """Return how many connections there are by transport and by way, and what they queue."""
+        by = Counter(connection.transport for connection in self.live)
+        taken_over = sum(connection.taken_over for connection in self.live)
+        return {
+            "websocket_count": by["websocket"],
+            "sse_count": by["sse"],
+            "taken_over": taken_over,
+            "portable": len(self.live) - taken_over,
+            "queue_bytes": sum(connection.queued_bytes for connection in self.live),
+        }
+
+    async def drain(self, seconds: float) -> None:
+        """Send everybody away, spread over a part of ``seconds``; return when all have gone.
+
+        Each is told another time to come back at. Whoever is still here after ``seconds`` stays:
+        the caller cancels them.
+        """
+        self.draining = True
+        with trio.move_on_after(seconds):
+            leaving = list(self.live)
+            random.shuffle(leaving)
+            spread = min(seconds / 2, len(leaving) / DRAIN_PER_SECOND)
+            began = trio.current_time()
+            for index, connection in enumerate(leaving):
+                await trio.sleep_until(began + spread * index / len(leaving))
+                connection.retry_ms = jittered_retry_ms(seconds)
+                connection.end(EndReason.SHUTDOWN)
+            if self.live:
+                self._empty = trio.Event()
+                await self._empty.wait()
+
+
+def jittered_retry_ms(spread_seconds: float = 0) -> int:
+    """Return when to come back: around `RETRY_MS`, later by up to ``spread_seconds``."""
+    return math.ceil(
+        RETRY_MS * random.uniform(0.5, 1.5)  # noqa: S311
+        + 1000 * random.uniform(0, spread_seconds)  # noqa: S311
+    )

@@ -1,0 +1,150 @@
+"""The engine ``memory://``: rings in this process, gone with it.
+
+Bounds: each channel keeps its last ``history_events``; all channels together keep at most
+``history_bytes``, and the oldest event of all goes first. A channel whose last kept event went is
+forgotten; what is still known of it is its namespace's floor.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+import trio
+
+from triocast.engines.base import Engine, History, Outlet
+from triocast.events import Event, Position, Publication, is_connection_channel
+
+EVENT_OVERHEAD: Final = 600
+"""Bytes that a kept event costs beyond its data (measured: objects, ring, strings)."""
+
+_SLACK: Final = 1024
+
+
+@attrs.define(eq=False)
+class _Ring:
+    """One channel's kept publications, oldest first."""
+
+    floor: int
+    last: int
+    kept: deque[Publication] = attrs.field(factory=deque)
+
+
+def _size(publication: Publication) -> int:
+    return len(publication.event.data) + EVENT_OVERHEAD
+
+
+def _namespace(channel: str) -> str:
+    return channel.partition(":")[0] if ":" in channel else "default"
+
+
+class MemoryEngine(Engine):
+    """Order and history in memory; see the module's docstring for the bounds."""
+
+    def __init__(self, *, epoch: str, history_events: int, history_bytes: int) -> None:
+        self._head = Position(epoch, 0)
+        self._history_events = history_events
+        self._history_bytes = history_bytes
+        self._outlets: list[Outlet] = []
+        self._rings: dict[str, _Ring] = {}
+        self._namespace_floors: dict[str, int] = {}
+        # Publications in the order they will be forgotten; ones that their ring has dropped
+        # already stay in it until they come up or are swept.
+        self._order: deque[Publication] = deque()
+        self._kept = 0
+        self._bytes = 0
+
+    @property
+    def head(self) -> Position:
+        return self._head
+
+    @property
+    def kept_bytes(self) -> int:
+        """What history costs now, by `EVENT_OVERHEAD` and the events' data."""
+        return self._bytes
+
+    def attach(self, outlet: Outlet) -> None:
+        self._outlets.append(outlet)
+
+    def detach(self, outlet: Outlet) -> None:
+        self._outlets.remove(outlet)
+
+    async def publish(self, events: Sequence[Event]) -> tuple[Publication, ...]:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        for outlet in self._outlets:
+            await outlet.wait_for_room()
+        # From here on nothing blocks, so that no other publisher comes between.
+        publications = tuple(self._accept(event) for event in events)
+        for outlet in self._outlets:
+            outlet.put(publications)
+        return publications
+
+    async def history(self, channels: Sequence[str], *, after: int, limit: int) -> History:
+        await trio.lowlevel.checkpoint()
+        found: list[Publication] = []
+        floors: dict[str, int] = {}
+        for channel in dict.fromkeys(channels):
+            ring = self._rings.get(channel)
+            if ring is None:
+                floors[channel] = self._namespace_floors.get(_namespace(channel), 0)
+                continue
+            floors[channel] = ring.floor
+            for publication in reversed(ring.kept):
+                if publication.seq <= after:
+                    break
+                found.append(publication)
+        found.sort(key=lambda publication: publication.seq)
+        return History(tuple(found[:limit]), floors, self._head, complete=len(found) <= limit)
+
+    async def check_health(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def _accept(self, event: Event) -> Publication:
+        position = self._head = Position(self._head.epoch, self._head.seq + 1)
+        if is_connection_channel(event.channel):
+            return Publication(event, position, prev=0)
+        ring = self._rings.get(event.channel)
+        if ring is None:
+            floor = self._namespace_floors.get(_namespace(event.channel), 0)
+            ring = self._rings[event.channel] = _Ring(floor=floor, last=floor)
+        publication = Publication(event, position, prev=ring.last)
+        ring.last = position.seq
+        self._keep(ring, publication)
+        return publication
+
+    def _keep(self, ring: _Ring, publication: Publication) -> None:
+        ring.kept.append(publication)
+        self._order.append(publication)
+        self._kept += 1
+        self._bytes += _size(publication)
+        if len(ring.kept) > self._history_events:
+            self._drop_oldest(ring)
+        while self._bytes > self._history_bytes:
+            oldest = self._order.popleft()
+            channel = oldest.event.channel
+            owner = self._rings.get(channel)
+            if owner is not None and owner.kept and owner.kept[0] is oldest:
+                self._drop_oldest(owner)
+                if not owner.kept:
+                    self._forget(channel, owner)
+        if len(self._order) > 2 * self._kept + _SLACK:
+            self._order = deque(
+                sorted(
+                    (p for ring in self._rings.values() for p in ring.kept), key=lambda p: p.seq
+                )
+            )
+
+    def _drop_oldest(self, ring: _Ring) -> None:
+        gone = ring.kept.popleft()
+        ring.floor = gone.seq
+        self._kept -= 1
+        self._bytes -= _size(gone)
+
+    def _forget(self, channel: str, ring: _Ring) -> None:
+        namespace = _namespace(channel)
+        self._namespace_floors[namespace] = max(
+            self._namespace_floors.get(namespace, 0), ring.last
+        )
+        del self._rings[channel]

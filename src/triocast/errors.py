@@ -1,0 +1,194 @@
+"""Everything that can go wrong and be told to a client.
+
+Each error has a ``code`` for machines, a ``message`` for people, an HTTP ``status``, and says
+whether it is ``temporary`` (the same request may succeed later).
+
+    TriocastError
+      BadRequest                400
+        InvalidJSON  InvalidEvent  InvalidChannel  InvalidCursor  UnknownCommand
+      Unauthorized              401
+      Forbidden                 403
+        OriginRefused
+      NotFound                  404
+        Disabled
+      Timeout                   408
+      TooLarge                  413
+      WrongContentType          415
+      TooMany                   429, temporary
+      Unavailable               503, temporary
+        TooManyConnections  Overloaded  ShuttingDown
+
+Close codes of WebSockets are listed once, in `CloseCode`: 4000-4499 and 1001, 1006, 1011, 1012,
+1013 mean "come back", 4500-4999 and 1002, 1003, 1007, 1008, 1009 mean "stop".
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+from typing import ClassVar
+
+
+class TriocastError(Exception):
+    """The root of all errors that are told to a client."""
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 500
+    temporary: ClassVar[bool] = False
+    retry_after: ClassVar[int] = 5
+    """Seconds until a retry makes sense, where the error is temporary."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def as_dict(self) -> dict[str, object]:
+        return {"code": self.code, "message": self.message, "temporary": self.temporary}
+
+
+class BadRequest(TriocastError):
+    code = "bad_request"
+    status = 400
+
+
+class InvalidJSON(BadRequest):
+    code = "invalid_json"
+
+
+class InvalidEvent(BadRequest):
+    code = "invalid_event"
+
+
+class InvalidChannel(BadRequest):
+    code = "invalid_channel"
+
+
+class InvalidCursor(BadRequest):
+    code = "invalid_cursor"
+
+
+class UnknownCommand(BadRequest):
+    code = "unknown_command"
+
+
+class Unauthorized(TriocastError):
+    code = "unauthorized"
+    status = 401
+
+
+class Forbidden(TriocastError):
+    code = "forbidden"
+    status = 403
+
+
+class OriginRefused(Forbidden):
+    code = "origin_refused"
+
+
+class NotFound(TriocastError):
+    code = "not_found"
+    status = 404
+
+
+class Disabled(NotFound):
+    code = "disabled"
+
+
+class Timeout(TriocastError):
+    code = "timeout"
+    status = 408
+    temporary = True
+
+
+class TooLarge(TriocastError):
+    code = "too_large"
+    status = 413
+
+
+class WrongContentType(TriocastError):
+    code = "wrong_content_type"
+    status = 415
+
+
+class TooMany(TriocastError):
+    code = "too_many"
+    status = 429
+    temporary = True
+
+
+class Unavailable(TriocastError):
+    code = "unavailable"
+    status = 503
+    temporary = True
+
+
+class TooManyConnections(Unavailable):
+    code = "too_many_connections"
+
+
+class Overloaded(Unavailable):
+    code = "overloaded"
+
+
+class ShuttingDown(Unavailable):
+    code = "shutting_down"
+
+
+class CloseCode(IntEnum):
+    """The WebSocket close codes this server sends."""
+
+    NORMAL = 1000
+    PROTOCOL_ERROR = 1002
+    INVALID_TEXT = 1007
+    POLICY = 1008
+    MESSAGE_TOO_BIG = 1009
+    SERVER_ERROR = 1011
+    SERVICE_RESTART = 1012
+    TRY_AGAIN_LATER = 1013
+    SLOW_CONSUMER = 4001
+    PEER_LOST = 4002
+    UNAUTHORIZED = 4500
+    """The grant has ended: the same token will not do again."""
+
+    @property
+    def reconnect(self) -> bool:
+        """Whether a client should come back after this code."""
+        return should_reconnect(self.value)
+
+
+def should_reconnect(code: int) -> bool:
+    """Say whether a client that saw this close code should connect again."""
+    return 4000 <= code <= 4499 or code in (1001, 1006, 1011, 1012, 1013)
+
+
+class EndReason(Enum):
+    """Why a connection ended; each connection ends for exactly one of these.
+
+    The value is (the word in logs and stats, the WebSocket close code that is sent).
+    """
+
+    CLIENT_CLOSED = ("client_closed", CloseCode.NORMAL)
+    PEER_LOST = ("peer_lost", CloseCode.PEER_LOST)
+    SLOW_CONSUMER = ("slow_consumer", CloseCode.SLOW_CONSUMER)
+    PROTOCOL_ERROR = ("protocol_error", CloseCode.PROTOCOL_ERROR)
+    INVALID_TEXT = ("invalid_text", CloseCode.INVALID_TEXT)
+    MESSAGE_TOO_BIG = ("message_too_big", CloseCode.MESSAGE_TOO_BIG)
+    POLICY = ("policy", CloseCode.POLICY)
+    GRANT_ENDED = ("grant_ended", CloseCode.UNAUTHORIZED)
+    TOO_MANY_CONNECTIONS = ("too_many_connections", CloseCode.TRY_AGAIN_LATER)
+    SHUTDOWN = ("shutdown", CloseCode.SERVICE_RESTART)
+    SERVER_ERROR = ("server_error", CloseCode.SERVER_ERROR)
+
+    @property
+    def word(self) -> str:
+        return self.value[0]
+
+    @property
+    def close_code(self) -> CloseCode:
+        return self.value[1]
+
+
+class SlowConsumer(TriocastError):
+    """An in-process subscriber did not keep up with its events and was cut off."""
+
+    code = "slow_consumer"
+    temporary = True

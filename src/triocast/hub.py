@@ -1,0 +1,439 @@
+"""The fan-out of one process: who listens to what, and the task that writes it to them.
+
+An engine puts accepted publications into the hub's inbox (`Hub.put`). One task, `Hub.run`, takes
+all that are ready, up to 64 kB, as one batch; encodes each event once for every `Encoder` that
+has a listener; and gives each subscriber its frames in one call. It works in slices of about half
+a millisecond, so that publishers and new connections get their turn in between.
+
+Rules that keep the promises:
+
+- A subscription is live from a ``seq`` on: the last one accepted when it was made. Events up to
+  there, also ones that wait in the inbox, are not for it.
+- Membership is looked up again for each subscriber right before its write. So after `unsubscribe`
+  or `remove` returned, nothing more of that channel is written, even from a batch under way.
+- A subscriber gets events in the order of ``seq`` over all its channels, each once, whatever
+  number of its channels and patterns cover it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Protocol
+
+import attrs
+import trio
+
+from triocast.events import (
+    BROADCAST,
+    Position,
+    Publication,
+    is_connection_channel,
+    is_pattern,
+    pattern_matches,
+    user_channel,
+)
+
+BATCH_BYTES: Final = 65_536
+"""How much event data is joined into one batch at the most."""
+
+SLICE_SECONDS: Final = 0.0005
+"""How long the hub writes before it gives others their turn."""
+
+_CHECK_CLOCK_EVERY: Final = 8
+_PUBLICATION_OVERHEAD: Final = 300
+_MOST_CACHED_MATCHES: Final = 10_000
+
+
+class Encoder(Protocol):
+    """How publications become what one family of subscribers takes. Shared and stateless."""
+
+    def encode(self, publication: Publication) -> Any:
+        """Return one frame."""
+
+    def join(self, frames: list[Any]) -> Any:
+        """Return several frames as one."""
+
+
+@attrs.frozen
+class Filter:
+    """Which events of a channel a subscription wants; empty means all.
+
+    An event passes if its type is one of ``types`` and it has one of ``tags``.
+    """
+
+    types: frozenset[str] = frozenset()
+    tags: frozenset[str] = frozenset()
+
+    def passes(self, publication: Publication) -> bool:
+        event = publication.event
+        if self.types and event.type not in self.types:
+            return False
+        return not self.tags or not self.tags.isdisjoint(event.tags)
+
+
+EVERYTHING: Final = Filter()
+
+
+def make_filter(types: Iterable[str], tags: Iterable[str]) -> Filter:
+    """Return the filter of these types and tags; `EVERYTHING` where there are none."""
+    filter = Filter(frozenset(types), frozenset(tags))
+    return EVERYTHING if filter == EVERYTHING else filter
+
+
+class Subscriber(Protocol):
+    """One end of the fan-out, usually a connection."""
+
+    id: str
+    user: str | None
+    encoder: Encoder
+
+    def deliver(self, joined: Any, frames: Sequence[Any], seq: int) -> None:
+        """Take frames in order; ``joined`` is all of them in one, ``seq`` that of the last.
+
+        Never blocks, never raises.
+        """
+
+
+@attrs.frozen
+class _Group:
+    """Subscribers of a channel that get the same bytes."""
+
+    encoder: Encoder
+    filter: Filter
+
+
+_Members = dict[Subscriber, int]
+"""Subscriber -> the ``seq`` from which its subscription is live."""
+
+_Audience = dict[_Group, _Members]
+
+
+@attrs.define(eq=False)
+class _Delivery:
+    """The frames of one run of events for one group."""
+
+    members: _Members
+    frames: list[Any]
+    seqs: list[int]
+    excluded: str | None
+    joined: Any
+
+
+@attrs.define
+class HubStats:
+    """Counters since the start, and gauges of now. Bytes are those of event data."""
+
+    published: int = 0
+    delivered: int = 0
+    batches: int = 0
+    inbox_bytes: int = 0
+
+
+class Hub:
+    """Subscriptions of one process, and the fan-out to them."""
+
+    def __init__(self, *, inbox_bytes: int, head: Position) -> None:
+        self.stats = HubStats()
+        self._inbox_bound = inbox_bytes
+        self._inbox: deque[Publication] = deque()
+        self._inbox_filled = trio.Event()
+        self._room = trio.Event()
+        self._accepted = head
+        self._written = head
+        self._channels: dict[str, _Audience] = {}
+        self._patterns: dict[str, _Audience] = {}
+        self._matches: dict[str, tuple[str, ...]] = {}
+        self._subscribers: dict[Subscriber, dict[str, Filter]] = {}
+        self._by_id: dict[str, Subscriber] = {}
+
+    # The engine's side: an Outlet.
+
+    async def wait_for_room(self) -> None:
+        """Return when the inbox is below its bound. The caller owns the deadline."""
+        while self.stats.inbox_bytes >= self._inbox_bound:
+            await self._room.wait()
+
+    def put(self, publications: Sequence[Publication]) -> None:
+        """Take accepted publications, in the order of ``seq``."""
+        for publication in publications:
+            self.stats.inbox_bytes += len(publication.event.data) + _PUBLICATION_OVERHEAD
+        self._inbox.extend(publications)
+        self.stats.published += len(publications)
+        self._accepted = publications[-1].position
+        if self.stats.inbox_bytes >= self._inbox_bound:
+            self._room = trio.Event()
+        self._inbox_filled.set()
+
+    # The connections' side.
+
+    @property
+    def accepted(self) -> Position:
+        """The last position this hub was given: what a new subscription is live from."""
+        return self._accepted
+
+    @property
+    def written(self) -> Position:
+        """The last position that has been given to everybody whom it is for."""
+        return self._written
+
+    def add(self, subscriber: Subscriber, filter: Filter = EVERYTHING) -> Position:
+        """Let a subscriber in; return where it is live from.
+
+        It hears what is for all and for its user, as far as that passes the filter, and what is
+        for itself.
+        """
+        self._subscribers[subscriber] = {}
+        self._by_id[subscriber.id] = subscriber
+        self._join(subscriber, BROADCAST, filter)
+        if subscriber.user is not None:
+            self._join(subscriber, user_channel(subscriber.user), filter)
+        return self._accepted
+
+    def remove(self, subscriber: Subscriber) -> None:
+        """Forget a subscriber at once: nothing is given to it after this. Idempotent."""
+        subscriptions = self._subscribers.pop(subscriber, None)
+        if subscriptions is None:
+            return
+        del self._by_id[subscriber.id]
+        for name, filter in subscriptions.items():
+            self._leave(subscriber, name, filter)
+
+    def subscribe(
+        self, subscriber: Subscriber, names: Iterable[str], filter: Filter = EVERYTHING
+    ) -> Position:
+        """Subscribe to canonical channels and patterns; return where they are live from.
+
+        A name that is subscribed already with the same filter stays as it is; with another one
+        it is a new subscription, live from the returned position.
+        """
+        for name in names:
+            self._join(subscriber, name, filter)
+        return self._accepted
+
+    def unsubscribe(self, subscriber: Subscriber, names: Iterable[str]) -> None:
+        """Leave channels and patterns; unknown ones are none of our business."""
+        subscriptions = self._subscribers.get(subscriber)
+        if subscriptions is None:
+            return
+        for name in names:
+            filter = subscriptions.pop(name, None)
+            if filter is not None:
+                self._leave(subscriber, name, filter)
+
+    def subscriptions(self, subscriber: Subscriber) -> tuple[str, ...]:
+        """Return the channels and patterns of a subscriber."""
+        return tuple(self._subscribers.get(subscriber, ()))
+
+    def subscribers(self) -> tuple[Subscriber, ...]:
+        """Return everybody who is in now."""
+        return tuple(self._subscribers)
+
+    def count(self, channel: str) -> int:
+        """Return how many local subscribers an event of this channel is offered to."""
+        if is_connection_channel(channel):
+            return int(channel.partition(":")[2] in self._by_id)
+        audiences = self._audiences(channel)
+        if len(audiences) == 1:
+            return sum(len(members) for members in audiences[0].values())
+        return len({s for audience in audiences for members in audience.values() for s in members})
+
+    def channels(self) -> dict[str, int]:
+        """Return the channels and patterns that have subscribers, with how many."""
+        return {
+            name: sum(len(members) for members in audience.values())
+            for names in (self._channels, self._patterns)
+            for name, audience in names.items()
+        }
+
+    def _join(self, subscriber: Subscriber, name: str, filter: Filter) -> None:
+        subscriptions = self._subscribers[subscriber]
+        old = subscriptions.get(name)
+        if old == filter:
+            return
+        if old is not None:
+            self._leave(subscriber, name, old)
+        subscriptions[name] = filter
+        table = self._patterns if is_pattern(name) else self._channels
+        audience = table.get(name)
+        if audience is None:
+            audience = table[name] = {}
+            if table is self._patterns:
+                self._matches.clear()
+        audience.setdefault(_Group(subscriber.encoder, filter), {})[subscriber] = self._accepted.seq
+
+    def _leave(self, subscriber: Subscriber, name: str, filter: Filter) -> None:
+        table = self._patterns if is_pattern(name) else self._channels
+        audience = table[name]
+        group = _Group(subscriber.encoder, filter)
+        members = audience[group]
+        del members[subscriber]
+        if not members:
+            del audience[group]
+            if not audience:
+                del table[name]
+                if table is self._patterns:
+                    self._matches.clear()
+
+    # The fan-out.
+
+    async def run(self) -> None:
+        """Fan out until cancelled. One task runs this; nothing else writes to subscribers."""
+        while True:
+            if not self._inbox:
+                self._inbox_filled = trio.Event()
+                await self._inbox_filled.wait()
+            await self._fan_out(self._take_batch())
+            # Sockets get one turn before the next batch counts against their outboxes.
+            await trio.lowlevel.checkpoint()
+
+    def _take_batch(self) -> list[Publication]:
+        batch: list[Publication] = []
+        size = taken = 0
+        while self._inbox and size < BATCH_BYTES:
+            publication = self._inbox.popleft()
+            batch.append(publication)
+            length = len(publication.event.data) + _PUBLICATION_OVERHEAD
+            size += length
+            taken += length
+        self.stats.inbox_bytes -= taken
+        if self.stats.inbox_bytes < self._inbox_bound:
+            self._room.set()
+        return batch
+
+    async def _fan_out(self, batch: list[Publication]) -> None:
+        self.stats.batches += 1
+        deliveries = list(self._deliveries(batch))
+        if len(deliveries) == 1:
+            await self._write_shared(deliveries[0])
+        elif deliveries:
+            await self._write_merged(deliveries)
+        self._written = batch[-1].position
+
+    def _deliveries(self, batch: list[Publication]) -> Iterable[_Delivery]:
+        """Cut the batch into runs of one channel, and each run into its groups' frames."""
+        start = 0
+        while start < len(batch):
+            event = batch[start].event
+            end = start + 1
+            while (
+                end < len(batch)
+                and batch[end].event.channel == event.channel
+                and batch[end].event.exclude == event.exclude
+            ):
+                end += 1
+            yield from self._run_deliveries(batch[start:end], event.exclude)
+            start = end
+
+    def _run_deliveries(
+        self, run: list[Publication], excluded: str | None
+    ) -> Iterable[_Delivery]:
+        channel = run[0].event.channel
+        encoded: dict[Encoder, list[Any]] = {}
+        if is_connection_channel(channel):
+            subscriber = self._by_id.get(channel.partition(":")[2])
+            if subscriber is not None:
+                frames = [subscriber.encoder.encode(p) for p in run]
+                joined = frames[0] if len(frames) == 1 else subscriber.encoder.join(frames)
+                # A private audience of one: it ends with `remove`, which every write asks about.
+                members = {subscriber: 0}
+                yield _Delivery(members, frames, [p.seq for p in run], excluded, joined)
+            return
+        for audience in self._audiences(channel):
+            for group, members in audience.items():
+                encoder = group.encoder
+                frames = encoded.get(encoder)  # type: ignore[assignment]
+                if frames is None:
+                    frames = encoded[encoder] = [encoder.encode(p) for p in run]
+                seqs = [p.seq for p in run]
+                if group.filter is not EVERYTHING:
+                    chosen = [i for i, p in enumerate(run) if group.filter.passes(p)]
+                    if not chosen:
+                        continue
+                    frames = [frames[i] for i in chosen]
+                    seqs = [seqs[i] for i in chosen]
+                joined = frames[0] if len(frames) == 1 else encoder.join(frames)
+                yield _Delivery(members, frames, seqs, excluded, joined)
+
+    def _audiences(self, channel: str) -> list[_Audience]:
+        audiences = []
+        exact = self._channels.get(channel)
+        if exact is not None:
+            audiences.append(exact)
+        if self._patterns:
+            matches = self._matches.get(channel)
+            if matches is None:
+                if len(self._matches) >= _MOST_CACHED_MATCHES:
+                    self._matches.clear()
+                matches = self._matches[channel] = tuple(
+                    pattern for pattern in self._patterns if pattern_matches(pattern, channel)
+                )
+            audiences += (self._patterns[pattern] for pattern in matches)
+        return audiences
+
+    async def _write_shared(self, delivery: _Delivery) -> None:
+        """Give one group's frames to its members: the common case, and the fast one."""
+        members, frames, joined = delivery.members, delivery.frames, delivery.joined
+        first, last, excluded = delivery.seqs[0], delivery.seqs[-1], delivery.excluded
+        alive = self._subscribers
+        written = 0
+        clock = time.perf_counter
+        slice_end = clock() + SLICE_SECONDS
+        for index, subscriber in enumerate(list(members)):
+            if index % _CHECK_CLOCK_EVERY == 0 and clock() > slice_end:
+                await trio.lowlevel.checkpoint()
+                slice_end = clock() + SLICE_SECONDS
+            live = members.get(subscriber)
+            if live is None or subscriber not in alive:
+                continue
+            if excluded is not None and subscriber.id == excluded:
+                continue
+            if live < first:
+                subscriber.deliver(joined, frames, last)
+                written += len(frames)
+            else:
+                written += self._give(subscriber, [delivery])
+        self.stats.delivered += written
+
+    async def _write_merged(self, deliveries: list[_Delivery]) -> None:
+        """Give subscribers of several channels, patterns or runs their frames in one order."""
+        parts: dict[Subscriber, list[_Delivery]] = {}
+        for delivery in deliveries:
+            for subscriber in delivery.members:
+                parts.setdefault(subscriber, []).append(delivery)
+        written = 0
+        clock = time.perf_counter
+        slice_end = clock() + SLICE_SECONDS
+        for index, (subscriber, its) in enumerate(parts.items()):
+            if index % _CHECK_CLOCK_EVERY == 0 and clock() > slice_end:
+                await trio.lowlevel.checkpoint()
+                slice_end = clock() + SLICE_SECONDS
+            if subscriber not in self._subscribers:
+                continue
+            written += self._give(subscriber, its)
+        self.stats.delivered += written
+
+    def _give(self, subscriber: Subscriber, deliveries: list[_Delivery]) -> int:
+        """Give a subscriber what is still for it of some deliveries; return how many frames."""
+        frames: dict[int, Any] = {}
+        whole: list[_Delivery] = []
+        for delivery in deliveries:
+            live = delivery.members.get(subscriber)
+            if live is None or subscriber.id == delivery.excluded:
+                continue
+            if live < delivery.seqs[0]:
+                whole.append(delivery)
+            for seq, frame in zip(delivery.seqs, delivery.frames, strict=True):
+                if seq > live:
+                    frames[seq] = frame
+        if not frames:
+            return 0
+        if len(whole) == 1 and len(frames) == len(whole[0].frames):
+            subscriber.deliver(whole[0].joined, whole[0].frames, whole[0].seqs[-1])
+            return len(frames)
+        seqs = sorted(frames)
+        ordered = [frames[seq] for seq in seqs]
+        joined = ordered[0] if len(ordered) == 1 else subscriber.encoder.join(ordered)
+        subscriber.deliver(joined, ordered, seqs[-1])
+        return len(ordered)

@@ -1,0 +1,92 @@
+"""One process's parts, put together: engine, hub, publisher, connections.
+
+Plain Trio and no web framework, so that an application can hold one of its own::
+
+    async with open_node(settings) as node:
+        broadcaster = EventBroadcaster(node)
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from triocast.auth import Authenticator
+from triocast.connections import Connections
+from triocast.engines import Engine, open_engine
+from triocast.hub import Hub
+from triocast.publisher import Publisher
+from triocast.settings import Settings
+
+
+@attrs.frozen
+class Node:
+    """The parts that serve one process's clients."""
+
+    settings: Settings
+    engine: Engine
+    hub: Hub
+    publisher: Publisher
+    connections: Connections
+    authenticator: Authenticator
+
+    @property
+    def ready(self) -> bool:
+        """Whether new clients should be sent here."""
+        return not self.connections.draining
+
+    async def drain(self, seconds: float) -> None:
+        """Send all clients away within ``seconds``; publishers are refused from then on."""
+        self.connections.draining = True
+        await self.connections.drain(seconds)
+        self.publisher.closed = True
+
+    async def run(self) -> None:
+        """Fan out until cancelled."""
+        self.engine.attach(self.hub)
+        try:
+            await self.hub.run()
+        finally:
+            self.engine.detach(self.hub)
+
+
+def build_node(settings: Settings) -> Node:
+    """Return a node that does not run yet."""
+    engine = open_engine(settings, epoch=secrets.token_hex(4))
+    hub = Hub(inbox_bytes=settings.inbox_bytes, head=engine.head)
+    return Node(
+        settings=settings,
+        engine=engine,
+        hub=hub,
+        publisher=Publisher(
+            engine,
+            max_event_bytes=settings.max_event_bytes,
+            wait_seconds=settings.publish_wait_seconds,
+        ),
+        connections=Connections(
+            hub,
+            most=settings.max_connections,
+            outbox_bytes=settings.outbox_bytes,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        ),
+        authenticator=Authenticator(
+            token_key=settings.token_key,
+            token_audience=settings.token_audience,
+            token_in_query=settings.token_in_query,
+            insecure_anonymous=settings.insecure_anonymous,
+        ),
+    )
+
+
+@asynccontextmanager
+async def open_node(settings: Settings) -> AsyncIterator[Node]:
+    """Run a node for the time of the block."""
+    node = build_node(settings)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(node.run)
+        yield node
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,5 @@
+"""Triocast's own server: an accept loop around Hypercorn's protocol classes, made safe."""
+
+from triocast.server.run import run_server, serve
+
+__all__ = ["run_server", "serve"]

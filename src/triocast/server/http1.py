@@ -1,0 +1,84 @@
+"""Hypercorn's HTTP/1.1, made safe for WebSocket upgrades."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h11
+from hypercorn.events import Closed
+from hypercorn.protocol.events import Data, Response
+from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
+
+_TEXT_HEADERS = (b"sec-websocket-protocol", b"sec-websocket-extensions")
+
+
+class PatientWSConnection(H11WSConnection):
+    """Holds what a client sends behind its upgrade until the upgrade is answered.
+
+    Upstream hands it on at once, and the server ends: pgjones/hypercorn#225.
+    """
+
+    def __init__(self, connection: h11.Connection) -> None:
+        super().__init__(connection)
+        self.accepted = False
+
+    def next_event(self) -> Data | type[h11.NEED_DATA]:
+        if not self.accepted:
+            return h11.NEED_DATA
+        return super().next_event()
+
+    def take(self) -> bytes:
+        """Return what was held, and hold it no longer."""
+        held, self.buffer = bytes(self.buffer), bytearray()
+        return held
+
+
+class SafeH11Protocol(H11Protocol):
+    """HTTP/1.1 of one connection."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        if not _upgrade_is_sane(request):
+            await self._send_error_response(400)
+            await self.send(Closed())
+            return
+        await super()._create_stream(_without_extensions(request))
+        if isinstance(self.connection, H11WSConnection):
+            self.connection = PatientWSConnection(self.connection.h11_connection)
+
+    async def stream_send(self, event: Any) -> None:
+        await super().stream_send(event)
+        if isinstance(event, Response) and isinstance(self.connection, PatientWSConnection):
+            self.connection.accepted = True
+
+    @property
+    def held_bytes(self) -> int:
+        """How much a client has sent behind an upgrade that is not answered yet."""
+        if isinstance(self.connection, PatientWSConnection) and not self.connection.accepted:
+            return len(self.connection.buffer)
+        return 0
+
+    def take_leftover(self) -> bytes:
+        """Return the bytes behind an upgrade; for other requests nothing is wanted."""
+        if isinstance(self.connection, PatientWSConnection):
+            return self.connection.take()
+        return b""
+
+
+def _upgrade_is_sane(request: h11.Request) -> bool:
+    """Upstream decodes these headers as ASCII, and ends on others."""
+    return all(value.isascii() for name, value in request.headers if name in _TEXT_HEADERS)
+
+
+def _without_extensions(request: h11.Request) -> h11.Request:
+    """Compression is always accepted upstream when offered (pgjones/hypercorn#307), and costs
+    100 kB a connection and a stalled process for a bomb of half a megabyte."""
+    headers = [(n, v) for n, v in request.headers if n != b"sec-websocket-extensions"]
+    if len(headers) == len(request.headers):
+        return request
+    return h11.Request(
+        method=request.method,
+        headers=headers,
+        target=request.target,
+        http_version=request.http_version,
+    )
+

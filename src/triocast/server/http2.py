@@ -1,0 +1,179 @@
+"""Hypercorn's HTTP/2, made safe: what ended the process ends a stream, and memory is bounded."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import h2.connection
+import h2.errors
+import h2.events
+import h2.exceptions
+import priority
+from hypercorn.events import Closed
+from hypercorn.protocol.events import Body, EndData, Request, StreamClosed
+from hypercorn.protocol.h2 import BUFFER_LOW_WATER, H2Protocol, StreamBuffer
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.protocol.ws_stream import (
+    FrameTooLargeError,
+    WebsocketBuffer,
+    WSStream,
+)
+from hypercorn.utils import filter_pseudo_headers
+from wsproto.events import CloseConnection, Message
+from wsproto.frame_protocol import CloseReason
+
+MOST_RESETS: Final = 200
+"""Streams a client may reset beyond those that ran to their end; a flood of them is an attack."""
+
+_TEXT_HEADERS: Final = (b"sec-websocket-protocol", b"sec-websocket-extensions")
+
+
+class SafeStreamBuffer(StreamBuffer):
+    """What waits for a stream's flow control.
+
+    Upstream lets the writer go on when little was *taken*, so the buffer grows without bound
+    while the window is closed; here it goes on when little is *left*. (davidbrochart/anycorn#61)
+    """
+
+    async def pop(self, max_length: int) -> bytes:
+        data = bytes(self.buffer[:max_length])
+        del self.buffer[:max_length]
+        if len(self.buffer) < BUFFER_LOW_WATER:
+            await self._paused.set()
+        if not self.buffer:
+            await self._is_empty.set()
+        return data
+
+
+class BoundedMessage(WebsocketBuffer):
+    """The fragments of a message, refused before they are kept. Upstream keeps them first."""
+
+    def extend(self, event: Message) -> None:
+        size = len(event.data.encode()) if isinstance(event.data, str) else len(event.data)
+        if self.length + size > self.max_length:
+            raise FrameTooLargeError
+        super().extend(event)
+
+
+class SafeWSStream(WSStream):
+    """A WebSocket in an HTTP/2 stream (RFC 8441)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.buffer = BoundedMessage(self.config.websocket_max_message_size)
+
+    async def _handle_events(self) -> None:
+        # Upstream goes on collecting after it has refused a message.
+        for event in self.connection.events():
+            if isinstance(event, Message):
+                try:
+                    self.buffer.extend(event)
+                except FrameTooLargeError:
+                    await self._send_wsproto_event(
+                        CloseConnection(code=CloseReason.MESSAGE_TOO_BIG)
+                    )
+                    await self._end()
+                    return
+                if event.message_finished:
+                    assert self.app_put is not None
+                    await self.app_put(self.buffer.to_message())
+                    self.buffer.clear()
+            elif isinstance(event, CloseConnection):
+                await self._send_wsproto_event(event.response())
+                await self._end()
+                return
+            elif hasattr(event, "response"):
+                await self._send_wsproto_event(event.response())
+
+    async def _end(self) -> None:
+        await self.send(EndData(stream_id=self.stream_id))
+        await self.send(StreamClosed(stream_id=self.stream_id))
+
+
+class SafeH2Protocol(H2Protocol):
+    """HTTP/2 of one connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._resets = 0
+
+    async def _handle_events(self, events: list[h2.events.Event]) -> None:
+        for event in events:
+            if isinstance(event, h2.events.DataReceived):
+                await self._take_data(event)
+            elif isinstance(event, h2.events.PriorityUpdated):
+                # Deprecated by RFC 9113, section 5.3.2; upstream's tree of them ends the server
+                # when it is full.
+                continue
+            elif isinstance(event, h2.events.StreamReset):
+                self._resets += 1
+                if self._resets > MOST_RESETS:
+                    self.connection.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+                    await self._flush()
+                    await self.send(Closed())
+                    return
+                await super()._handle_events([event])
+            elif isinstance(event, h2.events.StreamEnded):
+                self._resets = max(0, self._resets - 1)
+                await super()._handle_events([event])
+            else:
+                await super()._handle_events([event])
+        await self._flush()
+
+    async def _take_data(self, event: h2.events.DataReceived) -> None:
+        stream_id = event.stream_id
+        if stream_id in self.streams:
+            await self.streams[stream_id].handle(Body(stream_id=stream_id, data=event.data))
+        # Data behind a response that was complete early (a 413) is none of anybody's business,
+        # but counts for flow control. Upstream ends on it: pgjones/hypercorn#329.
+        try:
+            self.connection.acknowledge_received_data(event.flow_controlled_length, stream_id)
+        except h2.exceptions.ProtocolError:
+            return  # The stream or connection has been closed meanwhile.
+
+    async def _create_stream(self, request: h2.events.RequestReceived) -> None:
+        stream_id = request.stream_id
+        fields = dict(request.headers)
+        method = fields.get(b":method", b"").upper()
+        path = fields.get(b":path", b"")
+        websocket = method == b"CONNECT"
+        if (
+            not path.startswith((b"/", b"*"))
+            or not path.isascii()
+            or not method.isascii()
+            or not all(fields.get(name, b"").isascii() for name in _TEXT_HEADERS)
+            or (websocket and fields.get(b":protocol") != b"websocket")
+        ):
+            self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
+            return
+        kind = SafeWSStream if websocket else HTTPStream
+        self.streams[stream_id] = kind(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            stream_id,
+        )
+        self.stream_buffers[stream_id] = SafeStreamBuffer(self.context.event_class)
+        try:
+            self.priority.insert_stream(stream_id)
+        except priority.DuplicateStreamError:
+            pass  # Its priority came before its headers.
+        self.priority.block(stream_id)
+        headers = [(n, v) for n, v in request.headers if n != b"sec-websocket-extensions"]
+        await self.streams[stream_id].handle(
+            Request(
+                stream_id=stream_id,
+                headers=filter_pseudo_headers(headers),
+                http_version="2",
+                method=method.decode("ascii"),
+                raw_path=path,
+                state=self.connection_state,
+            )
+        )
+        self.keep_alive_requests += 1
+        await self.context.mark_request()

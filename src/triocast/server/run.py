@@ -1,0 +1,217 @@
+"""`serve`: listen, accept, drain. `run_server`: the same as a process."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import resource
+import signal
+from collections.abc import Sequence
+from typing import Any, Final
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.utils import wrap_app
+
+from triocast.server.client import Client
+from triocast.server.config import hypercorn_config, open_listeners
+from triocast.settings import Settings, check_bind
+from triocast.web.app import create_app, node_of
+
+log = logging.getLogger("triocast.server")
+
+SPARE_SOCKETS: Final = 512
+"""Open sockets beyond ``max_connections``: for requests, and for saying no."""
+
+_REFUSAL: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
+    b"Content-Type: application/json\r\n\r\n"
+    b'{"code":"too_many_connections","message":"this server is full","temporary":true}'
+)
+
+
+class Server:
+    """The clients of one process and what becomes of them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._app = create_app(settings, own_server=True)
+        self._node = node_of(self._app)
+        self._config: Config = hypercorn_config(settings)
+        self._context = WorkerContext(None)
+        self._clients: set[Client] = set()
+        self._state: dict[str, Any] = {}
+
+    async def serve(
+        self,
+        listeners: Sequence[trio.SocketListener],
+        stop: trio.Event,
+        *,
+        task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until ``stop``, then drain. Starts with the addresses of the listeners."""
+        lifespan = Lifespan(
+            wrap_app(self._app, self._config.wsgi_max_body_size, "asgi"),
+            self._config,
+            self._state,
+        )
+        async with trio.open_nursery() as lifespan_nursery:
+            await lifespan_nursery.start(lifespan.handle_lifespan)
+            await lifespan.wait_for_startup()
+            async with trio.open_nursery() as client_nursery:
+                async with trio.open_nursery() as accept_nursery:
+                    accept_nursery.start_soon(
+                        self._accept, listeners, client_nursery
+                    )
+                    gc.collect()
+                    gc.freeze()
+                    task_status.started([self._address(listener) for listener in listeners])
+                    await stop.wait()
+                    self._node.connections.draining = True
+                    accept_nursery.cancel_scope.cancel()
+                await self._drain()
+                client_nursery.cancel_scope.cancel()
+            await lifespan.wait_for_shutdown()
+            lifespan_nursery.cancel_scope.cancel()
+
+    async def _accept(
+        self, listeners: Sequence[trio.SocketListener], client_nursery: trio.Nursery
+    ) -> None:
+        ssl_context = self._config.create_ssl_context()
+        secure: Sequence[trio.abc.Listener[Any]] = listeners
+        if ssl_context is not None:
+            secure = [
+                trio.SSLListener(listener, ssl_context, https_compatible=True)
+                for listener in listeners
+            ]
+        try:
+            await trio.serve_listeners(self._serve_client, secure, handler_nursery=client_nursery)
+        finally:
+            for listener in listeners:
+                listener.socket.close()
+
+    async def _serve_client(
+        self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]
+    ) -> None:
+        if len(self._clients) >= self._settings.max_connections + SPARE_SOCKETS:
+            await _refuse(stream)
+            return
+        client = Client(
+            self._app,
+            self._config,
+            self._context,
+            self._state,
+            stream,
+            take_over=self._settings.takeover,
+            send_seconds=self._settings.heartbeat_seconds,
+        )
+        self._clients.add(client)
+        try:
+            await client.run()
+        finally:
+            self._clients.discard(client)
+
+    async def _drain(self) -> None:
+        """Send everybody away; cut off who is still here when the time is up."""
+        seconds = self._settings.drain_seconds
+        log.info("draining %d connections in %g s", len(self._clients), seconds)
+        await self._context.terminated.set()
+        with trio.move_on_after(seconds):
+            await self._node.drain(seconds)
+            while self._clients:
+                await trio.sleep(0.05)
+        for client in list(self._clients):
+            client.abort()
+
+    def _address(self, listener: trio.SocketListener) -> str:
+        host, port, *_ = listener.socket.getsockname()
+        scheme = "http" if self._settings.tls_certificate is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+async def _refuse(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> None:
+    """Answer that there is no room, at the least cost; under TLS that is to hang up."""
+    try:
+        if isinstance(stream, trio.SocketStream):
+            with trio.move_on_after(1):
+                await stream.send_all(_REFUSAL)
+                await stream.send_eof()
+    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+        pass
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+async def serve(
+    settings: Settings,
+    *,
+    stop: trio.Event,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until ``stop`` is set, then drain; starts with the addresses it listens on.
+
+    Raises SettingsError where anonymous clients would be let in from elsewhere, OSError where
+    the address cannot be bound.
+    """
+    check_bind(settings)
+    listeners = await open_listeners(settings)
+    await Server(settings).serve(listeners, stop, task_status=task_status)
+
+
+def run_server(settings: Settings) -> None:
+    """Run the server as this process: until SIGTERM or SIGINT, a second one of which is final.
+
+    Raises SettingsError and OSError as `serve` does.
+    """
+    check_bind(settings)
+    _raise_descriptor_limit(settings.max_connections + SPARE_SOCKETS)
+    gc.set_threshold(50_000, 20, 100)
+    trio.run(_run_until_signalled, settings)
+
+
+async def _run_until_signalled(settings: Settings) -> None:
+    # Outside of the nursery, so that its error comes out as it is.
+    listeners = await open_listeners(settings)
+    server = Server(settings)
+    stop = trio.Event()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def serve_then_leave(*, task_status: trio.TaskStatus[list[str]]) -> None:
+                await server.serve(listeners, stop, task_status=task_status)
+                nursery.cancel_scope.cancel()
+
+            _announce(await nursery.start(serve_then_leave))
+            async for _ in signals:
+                if stop.is_set():
+                    nursery.cancel_scope.cancel()
+                stop.set()
+
+
+def _announce(addresses: list[str]) -> None:
+    for address in addresses:
+        print(f"Triocast listens on {address}", flush=True)
+    address = addresses[0]
+    print(
+        f"  listen:  curl -N {address}/realtime/events\n"
+        f"  publish: curl {address}/realtime/broadcast -H 'Content-Type: application/json'"
+        ' -d \'{"type": "hello", "data": "world"}\'',
+        flush=True,
+    )
+
+
+def _raise_descriptor_limit(needed: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = needed + 64
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft < wanted:
+        log.warning(
+            "max_connections needs %d file descriptors, the hard limit is %d: raise it (ulimit -Hn,"
+            " LimitNOFILE=) or lower max_connections",
+            wanted,
+            hard,
+        )

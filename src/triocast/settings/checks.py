@@ -1,0 +1,195 @@
+"""What the value of a setting may be, and what to do if it is something else.
+
+A check returns None, or what is wrong and how to mend it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from triocast.settings.values import LIST
+
+Finding = tuple[str, str]
+"""What is wrong with a value, and how to mend it."""
+
+Check = Callable[[Any], Finding | None]
+
+MASK: Final = "********"
+ENGINES: Final = ("memory",)
+SHORTEST_TOKEN_KEY: Final = 32
+LONGEST_DURATION: Final = 86_400.0
+HOW_TO_MAKE_A_KEY: Final = 'python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_HOST_NAME: Final = re.compile(
+    r"(?=.{1,253}\.?\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+    r"(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?"
+)
+
+
+def between(low: int, high: int | None = None) -> Check:
+    wanted = f"at least {low}" if high is None else f"from {low} to {high}"
+
+    def check(value: int) -> Finding | None:
+        if value < low or (high is not None and value > high):
+            return f"{value} is out of range", f"give a whole number {wanted}"
+        return None
+
+    return check
+
+
+def _duration(value: float, *, zero: bool) -> Finding | None:
+    if (0 if zero else 0.001) <= value <= LONGEST_DURATION:
+        return None
+    low = "0" if zero else "1ms"
+    return f"{value} seconds is out of range", f"give a duration from {low} to 24h"
+
+
+def duration_or_zero(value: float) -> Finding | None:
+    return _duration(value, zero=True)
+
+
+def positive_duration(value: float) -> Finding | None:
+    return _duration(value, zero=False)
+
+
+def one_of(*words: str) -> Check:
+    def check(value: str) -> Finding | None:
+        if value in words:
+            return None
+        return f"{value!r} is not known", f"give one of {', '.join(words)}"
+
+    return check
+
+
+def check_host(value: str) -> Finding | None:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        if _HOST_NAME.fullmatch(value) is None:
+            return (
+                f"{value!r} is neither an IP address nor a host name",
+                "give one without scheme, port or brackets, such as 127.0.0.1, ::1 or 0.0.0.0",
+            )
+    return None
+
+
+def check_engine(value: str) -> Finding | None:
+    scheme, separator, rest = value.partition("://")
+    supported = ", ".join(f"{name}://" for name in ENGINES)
+    if not separator or scheme not in ENGINES:
+        return (
+            f"no engine is known for {_without_password(value)!r}",
+            f"this version supports {supported}",
+        )
+    if rest:
+        return "memory:// takes nothing behind it", "write memory://"
+    return None
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(?<=://)[^/]*@", f"{MASK}@", url)
+
+
+def check_readable(value: Path | None) -> Finding | None:
+    if value is None:
+        return None
+    if not value.is_file():
+        return f"there is no file {str(value)!r}", "give the path of a PEM file"
+    if not os.access(value, os.R_OK):
+        return (
+            f"the file {str(value)!r} cannot be read",
+            "let the user that runs the server read it",
+        )
+    return None
+
+
+def check_token_key(value: str | None) -> Finding | None:
+    if value is None or len(value.encode()) >= SHORTEST_TOKEN_KEY:
+        return None
+    return (
+        f"the key has {len(value.encode())} bytes, too few to be safe",
+        f"give at least {SHORTEST_TOKEN_KEY} bytes of random text; "
+        f"this makes one: {HOW_TO_MAKE_A_KEY}",
+    )
+
+
+def _split_origin(origin: str) -> tuple[str, str, int | None] | None:
+    """Return an origin's scheme, host and port, or None if it is not one."""
+    if re.search(r"[\s\x00-\x1f\\]", origin):  # urlsplit would drop some of these
+        return None
+    try:
+        parts = urlsplit(origin)
+        port = parts.port
+        if parts.netloc.startswith("["):
+            ipaddress.IPv6Address(parts.hostname or "")
+    except ValueError:
+        return None
+    host = parts.hostname or ""
+    named = parts.netloc.startswith("[") or _HOST_NAME.fullmatch(host) is not None
+    rest = parts.path or parts.query or parts.fragment or origin[-1:] in "?#:"
+    if not parts.scheme or not named or rest or "@" in parts.netloc:
+        return None
+    return parts.scheme, f"[{host}]" if ":" in host else host, port
+
+
+def _normal_origin(origin: str) -> str:
+    """Return an origin as browsers write it; what is none is left as it is."""
+    split = _split_origin(origin)
+    if split is None:
+        return origin
+    scheme, host, port = split
+    default = port is None or _DEFAULT_PORTS.get(scheme) == port
+    return f"{scheme}://{host}" if default else f"{scheme}://{host}:{port}"
+
+
+def normal_origins(origins: object) -> object:
+    if not LIST.accepts(origins):
+        return origins
+    assert isinstance(origins, tuple)
+    return tuple(_normal_origin(origin) for origin in origins)
+
+
+def check_origins(value: tuple[str, ...]) -> Finding | None:
+    for origin in value:
+        if origin != "*" and _split_origin(origin) is None:
+            return (
+                f"{origin!r} is not an origin",
+                "give scheme://host or scheme://host:port without a path or wildcard, "
+                "such as https://app.example.com",
+            )
+    return None
+
+
+def check_key_pair(certificate: Path, key: Path) -> Finding | None:
+    """Load a certificate chain with its key, if both can be read at all."""
+    if check_readable(certificate) or check_readable(key):
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # an empty password instead of a prompt: a server has nobody to ask
+        context.load_cert_chain(certificate, key, password=lambda: b"")
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        reason = getattr(error, "reason", None) or error
+        return (
+            f"certificate and key cannot be used: {reason}",
+            "give a PEM certificate chain and its own key, not encrypted",
+        )
+    return None
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether an address can be reached from this machine only."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

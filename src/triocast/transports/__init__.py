@@ -1,0 +1,1 @@
+"""How bytes reach a client: Server-Sent Events and WebSocket, over links of several kinds."""

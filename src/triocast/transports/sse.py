@@ -1,0 +1,149 @@
+"""Server-Sent Events: how a connection speaks to an ``EventSource``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from triocast.clock import timestamp
+from triocast.connection import Connection
+from triocast.connections import jittered_retry_ms
+from triocast.errors import EndReason, TriocastError
+from triocast.events import Position, Publication, is_connection_channel
+from triocast.hub import EVERYTHING, Filter
+from triocast.wire import cursor, envelope, sse
+
+if TYPE_CHECKING:
+    from triocast.auth import Grant
+    from triocast.connections import Connections
+
+MOST_INBOUND_BYTES: Final = 65_536
+"""What a client may send behind its request; it is not read for anything."""
+
+
+@attrs.frozen
+class SSEEncoder:
+    """Events as blocks; ``named`` adds ``event:``, ``chunked`` the HTTP/1.1 chunk around it."""
+
+    named: bool
+    chunked: bool
+
+    def encode(self, publication: Publication) -> bytes:
+        event = publication.event
+        block = sse.block(
+            id=None
+            if is_connection_channel(event.channel)
+            else cursor.encode(publication.position),
+            event=event.type if self.named else None,
+            data=envelope.encode_publication(publication),
+        )
+        return sse.chunk(block) if self.chunked else block
+
+    def join(self, frames: list[bytes]) -> bytes:
+        return b"".join(frames)
+
+
+ENCODERS: Final = {
+    (named, chunked): SSEEncoder(named, chunked)
+    for named in (False, True)
+    for chunked in (False, True)
+}
+"""The encoders by (named, chunked): one object each, as the hub groups by it."""
+
+
+@attrs.frozen
+class StreamOptions:
+    """What a client asked of its stream."""
+
+    channels: tuple[str, ...] = ()
+    filter: Filter = EVERYTHING
+    named: bool = False
+    heartbeat_events: bool = False
+
+
+class SSEConnection(Connection):
+    """A client that reads ``text/event-stream``."""
+
+    transport = "sse"
+
+    def __init__(
+        self,
+        connections: Connections,
+        options: StreamOptions,
+        *,
+        id: str,
+        grant: Grant,
+        address: str | None,
+    ) -> None:
+        super().__init__(connections, id=id, grant=grant, address=address)
+        self._options = options
+        self._filter = options.filter
+        self._chunked = False
+        self.use_framing(chunked=False)
+
+    def use_framing(self, *, chunked: bool) -> None:
+        """Set whether frames carry their own chunk headers; before `run`."""
+        self._chunked = chunked
+        self.encoder = ENCODERS[self._options.named, chunked]
+
+    def _opened(self) -> None:
+        options = self._options
+        live = self._hub.subscribe(self, options.channels, options.filter)
+        self.seq = live.seq
+        self._push_block(
+            sse.block(
+                comment=f"triocast {self.id}",
+                retry_ms=jittered_retry_ms(),
+                id=cursor.encode(live),
+            )
+        )
+
+    async def _receive(self) -> None:
+        received = 0
+        while data := await self._link.receive():
+            received += len(data)
+            if received > MOST_INBOUND_BYTES:
+                self.end(EndReason.POLICY)
+
+    def _beat(self) -> None:
+        if self.queued_bytes:
+            return  # The client has bytes coming, and the send task its own patience.
+        written = self._hub.written
+        at = cursor.encode(Position(written.epoch, max(written.seq, self.seq)))
+        if self._options.heartbeat_events:
+            data = envelope.encode_heartbeat(timestamp())
+            event = envelope.HEARTBEAT if self._options.named else None
+            self._push_block(sse.block(id=at, event=event, data=data))
+        else:
+            self._push_block(sse.block(comment="", id=at))
+
+    def _farewell(self, reason: EndReason) -> Sequence[bytes] | None:
+        if reason is EndReason.CLIENT_CLOSED:
+            return None
+        block = sse.block(retry_ms=self.retry_ms or jittered_retry_ms())
+        if reason is EndReason.GRANT_ENDED:
+            error = {"code": "unauthorized", "message": "the token has expired"}
+            block += error_block(error, named=self._options.named)
+        return [sse.chunk(block) + sse.LAST_CHUNK] if self._chunked else [block]
+
+    def _push_block(self, block: bytes) -> None:
+        self.push(sse.chunk(block) if self._chunked else block)
+
+
+def error_block(error: dict[str, object], *, named: bool) -> bytes:
+    """Return the typed ``ERROR`` event."""
+    return sse.block(
+        event="ERROR" if named else None, data=envelope.encode_error(timestamp(), error)
+    )
+
+
+def polite_end(error: TriocastError) -> bytes:
+    """Return the whole body for an ``EventSource`` that is refused only for now.
+
+    A browser never comes back after a 4xx or 5xx; after this it does, at a time of its own.
+    """
+    return sse.block(retry_ms=jittered_retry_ms(2 * error.retry_after)) + error_block(
+        error.as_dict(), named=False
+    )

@@ -1,0 +1,270 @@
+"""WebSocket: the native protocol ``triocast.v1``, over frames of our own or over ASGI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import msgspec
+import trio
+
+from triocast.clock import timestamp
+from triocast.connection import Connection
+from triocast.errors import EndReason, Forbidden, TooMany, TriocastError, WrongContentType
+from triocast.events import BROADCAST, Publication, parse_channel
+from triocast.hub import make_filter
+from triocast.transports.links import ASGIReceive, ASGISend
+from triocast.wire import cursor, envelope, messages
+from triocast.wire import websocket as frames
+
+if TYPE_CHECKING:
+    from triocast.auth import Grant
+    from triocast.connections import Connections
+    from triocast.publisher import Publisher
+
+SUBPROTOCOL: Final = "triocast.v1"
+
+MESSAGES_PER_TURN: Final = 64
+"""How many of a client's messages are carried out before others get their turn."""
+
+_END_REASONS: Final = {
+    1002: EndReason.PROTOCOL_ERROR,
+    1007: EndReason.INVALID_TEXT,
+    1009: EndReason.MESSAGE_TOO_BIG,
+}
+
+
+@attrs.frozen
+class TextFrameEncoder:
+    """Events as whole WebSocket text frames, for streams of our own."""
+
+    def encode(self, publication: Publication) -> bytes:
+        return frames.text_frame(envelope.encode_publication(publication))
+
+    def join(self, parts: list[bytes]) -> bytes:
+        return b"".join(parts)
+
+
+@attrs.frozen
+class TextMessageEncoder:
+    """Events as message texts, for ASGI servers, which make the frames."""
+
+    def encode(self, publication: Publication) -> bytes:
+        return envelope.encode_publication(publication)
+
+    def join(self, parts: list[bytes]) -> bytes:
+        return b""  # Messages stay apart; nobody asks for the joined form of this encoder.
+
+
+TEXT_FRAMES: Final = TextFrameEncoder()
+TEXT_MESSAGES: Final = TextMessageEncoder()
+
+
+class ASGIWebSocketLink:
+    """An accepted ASGI WebSocket: messages rather than bytes, and no control frames."""
+
+    taken_over = False
+    direct = False
+
+    def __init__(self, receive: ASGIReceive, send: ASGISend) -> None:
+        self._receive = receive
+        self._send = send
+        self.close_code = 1000
+        self._whole = True
+
+    def send_now(self, data: bytes) -> int:
+        raise BlockingIOError("this link writes in its own task")
+
+    async def send(self, frames: Sequence[bytes | memoryview]) -> None:
+        self._whole = False
+        for frame in frames:
+            await self._send({"type": "websocket.send", "text": str(frame, "utf-8")})
+        self._whole = True
+
+    async def receive(self) -> str | bytes:
+        while True:
+            message = await self._receive()
+            if message["type"] == "websocket.disconnect":
+                return b""
+            received: str | bytes | None = message.get("text")
+            if received is None:
+                received = message.get("bytes")
+            if received:
+                return received
+
+    async def finish(self, farewell: Sequence[bytes | memoryview]) -> None:
+        if self._whole:
+            await self.send(farewell)
+            await self._send({"type": "websocket.close", "code": self.close_code})
+
+    def close(self) -> None:
+        """Nothing to do: the WebSocket ends when the application returns."""
+
+
+class WebSocketConnection(Connection):
+    """A client that speaks the native protocol."""
+
+    transport = "websocket"
+
+    def __init__(
+        self,
+        connections: Connections,
+        publisher: Publisher,
+        *,
+        id: str,
+        grant: Grant,
+        address: str | None,
+        most_channels: int,
+        max_message_bytes: int,
+        max_json_depth: int,
+        heartbeat_events: bool = False,
+    ) -> None:
+        super().__init__(connections, id=id, grant=grant, address=address)
+        self.encoder = TEXT_MESSAGES
+        self._publisher = publisher
+        self._most_channels = most_channels
+        self._max_message_bytes = max_message_bytes
+        self._max_json_depth = max_json_depth
+        self._heartbeat_events = heartbeat_events
+        self._joined: list[str] = []
+        self._heard = True
+        self._reader: frames.FrameReader | None = None
+        self._leftover = b""
+
+    def use_frames(self, leftover: bytes) -> None:
+        """Speak frames over a stream of our own that begins with ``leftover``; before `run`."""
+        self.encoder = TEXT_FRAMES
+        self._reader = frames.FrameReader(max_message_bytes=self._max_message_bytes)
+        self._leftover = leftover
+
+    # The life of the connection.
+
+    def _opened(self) -> None:
+        hello = {
+            "type": "connected",
+            "timestamp": timestamp(),
+            "data": {
+                "connection_id": self.id,
+                "user": self.user,
+                "heartbeat_seconds": self._heartbeat_seconds,
+            },
+            "id": cursor.encode(self._hub.accepted),
+        }
+        self._push_text(msgspec.json.encode(hello))
+
+    async def _receive(self) -> None:
+        if self._reader is None:
+            while message := await self._link.receive():
+                self._heard = True
+                await self._handle(message)
+            return
+        data: bytes | str = self._leftover or await self._link.receive()
+        self._leftover = b""
+        while data:
+            assert isinstance(data, bytes)
+            self._heard = True
+            received, replies = self._reader.receive(data)
+            for index, message in enumerate(received, 1):
+                await self._handle(message)
+                if index % MESSAGES_PER_TURN == 0:
+                    await trio.lowlevel.checkpoint()
+            if replies:
+                self.push(replies)
+            code = self._reader.close_code
+            if code is not None:
+                by_peer = self._reader.closed_by_peer
+                self.end(
+                    EndReason.CLIENT_CLOSED
+                    if by_peer
+                    else _END_REASONS.get(code, EndReason.PROTOCOL_ERROR)
+                )
+                return
+            data = await self._link.receive()
+
+    def _beat(self) -> None:
+        if not self._heard and self._reader is not None:
+            self.end(EndReason.PEER_LOST)
+            return
+        self._heard = False
+        if self._heartbeat_events or self._reader is None:
+            self._push_text(envelope.encode_heartbeat(timestamp()))
+        if self._reader is not None:
+            self.push(frames.frame(frames.PING, b""))
+
+    def _farewell(self, reason: EndReason) -> Sequence[bytes] | None:
+        if isinstance(self._link, ASGIWebSocketLink):
+            self._link.close_code = reason.close_code
+            return None if reason is EndReason.CLIENT_CLOSED else []
+        if self._reader is None or self._reader.close_code is not None:
+            return []
+        return [frames.close_frame(reason.close_code, reason.word)]
+
+    def _push_text(self, text: bytes) -> None:
+        self.push(text if self._reader is None else frames.text_frame(text))
+
+    # What the client asks.
+
+    async def _handle(self, message: str | bytes) -> None:
+        request_id: messages.RequestId = None
+        try:
+            if isinstance(message, bytes):
+                raise WrongContentType("binary messages are not taken here; send JSON text")
+            if len(message) > self._max_message_bytes:
+                self.end(EndReason.MESSAGE_TOO_BIG)
+                return
+            request = messages.parse(message, max_depth=self._max_json_depth)
+            request_id = request.id
+            reply = await self._carry_out(request)
+        except messages.MessageError as error:
+            self._push_text(messages.encode_error(error.id, error.error))
+        except TriocastError as error:
+            self._push_text(messages.encode_error(request_id, error))
+        else:
+            if request_id is not None or not isinstance(request, messages.Publish):
+                self._push_text(messages.encode_reply(request_id, reply))
+
+    async def _carry_out(self, request: messages.Request) -> dict[str, object]:
+        match request:
+            case messages.Subscribe():
+                return self._subscribe(request)
+            case messages.Unsubscribe():
+                self._hub.unsubscribe(self, request.channels)
+                self._joined = [name for name in self._joined if name not in request.channels]
+                return {"channels": request.channels}
+            case messages.Publish():
+                return await self._publish(request)
+            case messages.Ping():
+                return {"timestamp": timestamp()}
+
+    def _subscribe(self, request: messages.Subscribe) -> dict[str, object]:
+        for name in request.channels:
+            if not self.grant.may_subscribe(name):
+                raise Forbidden(f"you may not subscribe to {name}")
+        mine = set(self._hub.subscriptions(self))
+        if len(mine.union(request.channels)) > self._most_channels:
+            raise TooMany(f"a connection subscribes to {self._most_channels} channels at the most")
+        live = self._hub.subscribe(
+            self, request.channels, make_filter(request.types, request.tags)
+        )
+        if request.join:
+            self._joined = [name for name in self._joined if name not in request.channels]
+            self._joined += request.channels
+        return {"channels": request.channels, "cursor": cursor.encode(live)}
+
+    async def _publish(self, request: messages.Publish) -> dict[str, object]:
+        if request.channel is not None:
+            channel = parse_channel(request.channel)
+        else:
+            channel = self._joined[-1] if self._joined else BROADCAST
+        event = self._publisher.event(
+            self.grant,
+            channel=channel,
+            type=request.type,
+            data=request.data,
+            key=request.key,
+            tags=request.tags,
+            exclude=None if request.echo else self.id,
+        )
+        (publication,) = await self._publisher.publish([event])
+        return {"channel": channel, "id": cursor.encode(publication.position)}

@@ -1,0 +1,86 @@
+"""`create_app`: the ASGI application of one node."""
+
+from __future__ import annotations
+
+import logging
+
+from quart import Response, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from triocast.errors import TriocastError
+from triocast.node import Node, build_node
+from triocast.settings import Settings, load_settings
+from triocast.web import asgi, events, health, origins, publish, stats, websocket
+from triocast.web.answers import error_response
+from triocast.web.body import Request
+from triocast.web.current import NODE_KEY
+
+log = logging.getLogger("triocast.web")
+
+STOCK_SERVER_NOTE = (
+    "this is not Triocast's own server: connections go the portable way, which is slower;"
+    " a stock Hypercorn can be stalled or ended by hostile clients, does not notice dead peers and"
+    " sends no farewell when it stops. Use 'triocast serve' in production."
+)
+
+
+def create_app(settings: Settings | None = None, *, own_server: bool = False) -> QuartTrio:
+    """Return the ASGI application; without settings it reads them from file and environment.
+
+    ``own_server`` says that Triocast's own server runs it. Raises SettingsError.
+    """
+    if settings is None:
+        settings = load_settings().settings
+    node = build_node(settings)
+    app = QuartTrio("triocast", static_folder=None)
+    app.request_class = Request
+    app.asgi_http_class = asgi.HTTPConnection
+    app.asgi_websocket_class = asgi.WebSocketConnection
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.config["BODY_TIMEOUT"] = settings.handshake_seconds
+    app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = None
+    app.config[NODE_KEY] = node
+    for endpoints in (events, websocket, publish, stats, health):
+        app.register_blueprint(endpoints.blueprint)
+    origins.install(app, settings)
+    app.register_error_handler(TriocastError, _refuse)
+    app.register_error_handler(HTTPException, _refuse_http)
+    app.register_error_handler(Exception, _fail)
+
+    @app.before_serving
+    async def start() -> None:
+        if not own_server:
+            log.warning("%s", STOCK_SERVER_NOTE)
+        app.nursery.start_soon(node.run)
+
+    return app
+
+
+def node_of(app: QuartTrio) -> Node:
+    """Return the node that an application of `create_app` serves."""
+    node = app.config[NODE_KEY]
+    assert isinstance(node, Node)
+    return node
+
+
+async def _refuse(error: TriocastError) -> Response:
+    return error_response(error)
+
+
+async def _refuse_http(error: HTTPException) -> Response:
+    """Answer what Quart itself refuses (no such path, method, body too large) in our form."""
+    code = (error.name or "error").lower().replace(" ", "_")
+    response = error_response(
+        TriocastError(error.description or error.name), status=error.code or 500, code=code
+    )
+    if error.code == 405:
+        allowed = dict(error.get_headers()).get("Allow")
+        if allowed:
+            response.headers["Allow"] = allowed
+    return response
+
+
+async def _fail(error: Exception) -> Response:
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    return error_response(TriocastError("an error of ours; it has been logged"), code="internal")

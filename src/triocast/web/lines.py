@@ -1,0 +1,107 @@
+"""NDJSON bodies: a stream of any length, published line by line as it arrives."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import attrs
+import trio
+
+from triocast.errors import Timeout, TooLarge, TriocastError
+from triocast.events import Event, Publication
+from triocast.publisher import Publisher
+from triocast.wire import cursor
+
+LINES_PER_PUBLISH: Final = 64
+"""Lines that arrived together are published together, up to this many."""
+
+
+@attrs.define
+class Progress:
+    """How far a stream of lines was published."""
+
+    line: int = 0
+    published: int = 0
+    first: Publication | None = None
+    last: Publication | None = None
+    error: TriocastError | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """Return ``{published, first, last, error}``; cursors, or null where there is none."""
+        error = None if self.error is None else {"line": self.line, **self.error.as_dict()}
+        return {
+            "published": self.published,
+            "first": None if self.first is None else cursor.encode(self.first.position),
+            "last": None if self.last is None else cursor.encode(self.last.position),
+            "error": error,
+        }
+
+
+async def publish_lines(
+    publisher: Publisher,
+    chunks: AsyncIterator[bytes],
+    event_of_line: Callable[[bytes], Event],
+    *,
+    max_line_bytes: int,
+    silence_seconds: float,
+) -> Progress:
+    """Publish lines as they arrive; return how far that went.
+
+    Each line stands alone. The first bad one ends it, and what came before stays published; so
+    it is when the client falls silent or goes away. Empty lines are passed over.
+    """
+    progress = Progress()
+    rest = b""
+    try:
+        while (chunk := await _next(chunks, silence_seconds)) is not None:
+            *lines, rest = (rest + chunk).split(b"\n")
+            await _publish(publisher, lines, event_of_line, progress)
+            if len(rest) > max_line_bytes:
+                progress.line += 1
+                raise TooLarge(f"a line has at most {max_line_bytes} bytes")
+        await _publish(publisher, [rest], event_of_line, progress)
+    except TriocastError as error:
+        progress.error = error
+    return progress
+
+
+async def _next(chunks: AsyncIterator[bytes], silence_seconds: float) -> bytes | None:
+    with trio.move_on_after(silence_seconds):
+        return await anext(chunks, None)
+    raise Timeout(f"nothing came for {silence_seconds:g} s")
+
+
+async def _publish(
+    publisher: Publisher,
+    lines: list[bytes],
+    event_of_line: Callable[[bytes], Event],
+    progress: Progress,
+) -> None:
+    ready: list[Event] = []
+    error: TriocastError | None = None
+    for line in lines:
+        progress.line += 1
+        if not line.strip():
+            continue
+        try:
+            ready.append(event_of_line(line))
+        except TriocastError as refused:
+            error = refused
+            break
+        if len(ready) == LINES_PER_PUBLISH:
+            await _accept(publisher, ready, progress)
+            ready = []
+            # Engines need not block; the fan-out has to get its turn all the same.
+            await trio.lowlevel.checkpoint()
+    if ready:
+        await _accept(publisher, ready, progress)
+    if error is not None:
+        raise error
+
+
+async def _accept(publisher: Publisher, events: list[Event], progress: Progress) -> None:
+    publications = await publisher.publish(events)
+    progress.first = progress.first or publications[0]
+    progress.last = publications[-1]
+    progress.published += len(publications)

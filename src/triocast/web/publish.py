@@ -1,0 +1,181 @@
+"""``POST /realtime/broadcast`` and ``POST /realtime/send``: events in, through REST.
+
+A body of ``application/json`` is one event, or an array of which all or none are published. A
+body of ``application/x-ndjson`` is a stream of any length: each line stands alone and is published
+as it arrives, up to the first bad one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from quart import Blueprint, Response, request
+from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
+
+from triocast.auth import Grant
+from triocast.errors import BadRequest, InvalidEvent, Timeout, TooLarge, WrongContentType
+from triocast.events import (
+    BROADCAST,
+    Event,
+    Publication,
+    connection_channel,
+    parse_channel,
+    parse_key,
+    parse_tags,
+    parse_type,
+    user_channel,
+)
+from triocast.node import Node
+from triocast.web.answers import json_response
+from triocast.web.current import caller_grant, current_node
+from triocast.web.lines import publish_lines
+from triocast.wire import cursor, json
+
+blueprint = Blueprint("publish", __name__)
+
+MOST_EVENTS: Final = 1_000
+"""Events in one JSON array; more go as NDJSON."""
+
+
+class _Event(msgspec.Struct, forbid_unknown_fields=True):
+    data: msgspec.Raw
+    type: str = "message"
+    key: str | None = None
+    tags: list[str] = msgspec.field(default_factory=list)
+
+
+class Broadcast(_Event, forbid_unknown_fields=True):
+    """An event for a channel, or for everybody."""
+
+    channel: str | None = None
+
+    def target(self) -> str:
+        return BROADCAST if self.channel is None else parse_channel(self.channel)
+
+
+class Send(_Event, forbid_unknown_fields=True):
+    """An event for one user, one connection, or one channel."""
+
+    user_id: str | int | None = None
+    connection_id: str | None = None
+    channel: str | None = None
+
+    def target(self) -> str:
+        named = [
+            name for name in ("user_id", "connection_id", "channel") if getattr(self, name) is not None
+        ]
+        if len(named) != 1:
+            raise InvalidEvent("name exactly one of user_id, connection_id and channel")
+        if self.user_id is not None:
+            return user_channel(str(self.user_id))
+        if self.connection_id is not None:
+            return connection_channel(self.connection_id)
+        assert self.channel is not None
+        return parse_channel(self.channel)
+
+
+Message = Broadcast | Send
+Decode = Callable[[bytes], list[Message]]
+
+_decoders = {
+    kind: (msgspec.json.Decoder(kind), msgspec.json.Decoder(list[kind]))  # type: ignore[valid-type]
+    for kind in (Broadcast, Send)
+}
+
+
+@blueprint.post("/realtime/broadcast")
+async def broadcast() -> Response:
+    """Publish to everybody, or to ``channel``."""
+    return await _publish(Broadcast)
+
+
+@blueprint.post("/realtime/send")
+async def send() -> Response:
+    """Publish to ``user_id``, ``connection_id`` or ``channel``."""
+    return await _publish(Send)
+
+
+async def _publish(kind: type[Broadcast] | type[Send]) -> Response:
+    node = current_node()
+    grant = caller_grant(request)
+    one, many = _decoders[kind]
+    content_type = request.mimetype
+    if content_type in ("application/x-ndjson", "application/ndjson", "application/jsonl"):
+
+        def event_of_line(line: bytes) -> Event:
+            json.check(line, max_depth=node.settings.max_json_depth)
+            return _event(node, grant, json.decode(one, line))
+
+        progress = await publish_lines(
+            node.publisher,
+            aiter(request.body),
+            event_of_line,
+            max_line_bytes=node.settings.max_body_bytes,
+            silence_seconds=node.settings.handshake_seconds,
+        )
+        status = 200 if progress.error is None else progress.error.status
+        return json_response(progress.as_dict(), status)
+    if content_type != "application/json" and not content_type.endswith("+json"):
+        raise WrongContentType("send application/json or application/x-ndjson")
+    body = await _body()
+    json.check(body, max_depth=node.settings.max_json_depth)
+    if body.lstrip()[:1] != b"[":
+        event = _event(node, grant, json.decode(one, body))
+        subscribers = node.hub.count(event.channel)
+        (publication,) = await node.publisher.publish([event])
+        return json_response({**_position(publication), "subscribers": subscribers})
+    messages = json.decode(many, body)
+    if len(messages) > MOST_EVENTS:
+        raise TooLarge(f"an array has at most {MOST_EVENTS} events; send NDJSON for more")
+    events = []
+    for index, message in enumerate(messages):
+        try:
+            events.append(_event(node, grant, message))
+        except BadRequest as error:
+            raise type(error)(f"event {index}: {error.message}") from None
+    counts = [node.hub.count(event.channel) for event in events]
+    publications = await node.publisher.publish(events) if events else ()
+    return json_response(
+        {
+            "published": len(publications),
+            "positions": [
+                {**_position(publication), "subscribers": count}
+                for publication, count in zip(publications, counts, strict=True)
+            ],
+        }
+    )
+
+
+async def _body() -> bytes:
+    try:
+        body = await request.get_data()
+    except RequestEntityTooLarge:
+        raise TooLarge("the body is larger than max_body_bytes; send NDJSON") from None
+    except RequestTimeout:
+        raise Timeout("the body did not come in time") from None
+    assert isinstance(body, bytes)
+    if not body.strip():
+        raise BadRequest("the body is empty; send an event: {\"type\": …, \"data\": …}")
+    return body
+
+
+def _event(node: Node, grant: Grant, message: Message) -> Event:
+    return node.publisher.event(
+        grant,
+        channel=message.target(),
+        type=parse_type(message.type),
+        data=json.compact(message.data),
+        key=None if message.key is None else parse_key(message.key),
+        tags=parse_tags(message.tags),
+    )
+
+
+def _position(publication: Publication) -> dict[str, object]:
+    return {
+        "id": cursor.encode(publication.position),
+        "epoch": publication.position.epoch,
+        "seq": publication.seq,
+        "channel": publication.event.channel,
+    }

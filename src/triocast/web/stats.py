@@ -1,0 +1,40 @@
+"""``GET /realtime/stats``: numbers of this process, for administrators."""
+
+from __future__ import annotations
+
+from quart import Blueprint, Response, request
+
+from triocast.web.answers import json_response
+from triocast.web.current import admin_grant, current_node
+
+blueprint = Blueprint("stats", __name__)
+
+MOST_CHANNELS = 1_000
+
+
+@blueprint.get("/realtime/stats")
+async def stats() -> Response:
+    """Answer connection counts, fan-out counters, and subscribers per channel.
+
+    Of more than `MOST_CHANNELS` channels, those with most subscribers are listed.
+    """
+    admin_grant(request)
+    node = current_node()
+    hub, connections = node.hub, node.connections
+    channels = hub.channels()
+    largest = sorted(channels.items(), key=lambda item: (-item[1], item[0]))[:MOST_CHANNELS]
+    return json_response(
+        {
+            **connections.counts(),
+            "max_connections": connections.most,
+            "published": hub.stats.published,
+            "delivered": hub.stats.delivered,
+            "batches": hub.stats.batches,
+            "inbox_bytes": hub.stats.inbox_bytes,
+            "epoch": node.engine.head.epoch,
+            "seq": node.engine.head.seq,
+            "ended": dict(connections.ended),
+            "channel_count": len(channels),
+            "channels": dict(largest),
+        }
+    )

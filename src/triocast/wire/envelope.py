@@ -1,0 +1,51 @@
+"""The native envelope: the JSON object that SSE ``data:`` and WebSocket text carry alike."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from triocast.events import EventType, Publication, is_connection_channel
+from triocast.wire import cursor
+
+_encode = msgspec.json.encode
+HEARTBEAT: Final = EventType.HEARTBEAT.value
+
+
+def encode_publication(publication: Publication) -> bytes:
+    """Return the envelope of an event: one line of JSON in UTF-8.
+
+    Events to one connection (``$conn:<id>``) carry no ``id``: they cannot be resumed.
+    """
+    event = publication.event
+    parts = [
+        b'{"type":',
+        _encode(event.type),
+        b',"timestamp":"',
+        event.timestamp.encode(),
+        b'","data":',
+        event.data,
+        b',"channel":',
+        _encode(event.channel),
+    ]
+    if event.key is not None:
+        parts += (b',"key":', _encode(event.key))
+    if event.tags:
+        parts += (b',"tags":', _encode(event.tags))
+    if event.user is not None:
+        parts += (b',"user":', _encode(event.user))
+    if is_connection_channel(event.channel):
+        parts.append(b"}")
+    else:
+        parts += (b',"id":"', cursor.encode(publication.position).encode(), b'"}')
+    return b"".join(parts)
+
+
+def encode_heartbeat(timestamp: str) -> bytes:
+    return b'{"type":"HEARTBEAT","timestamp":"%s","data":null}' % timestamp.encode()
+
+
+def encode_error(timestamp: str, error: dict[str, object]) -> bytes:
+    """Return the typed error event that ends a stream which is refused only for now."""
+    return b'{"type":"ERROR","timestamp":"%s","data":%s}' % (timestamp.encode(), _encode(error))

@@ -1,0 +1,66 @@
+"""JSON as publishers send it: bounded in depth, checked once, passed through as written."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from triocast.errors import InvalidEvent, InvalidJSON
+
+T = TypeVar("T")
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_BRACKET = re.compile(rb"[\[{\]}]")
+
+
+def check(text: bytes, *, max_depth: int) -> None:
+    """Raise InvalidJSON if the text is not UTF-8 or nests deeper than ``max_depth``.
+
+    Decoding comes later; this is what msgspec does not look at in values it passes through.
+    """
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidJSON(f"the text is not UTF-8 (byte {error.start})") from None
+    # Counting is cheap and decides nearly always; only a text that could be too deep is walked.
+    if text.count(b"[") + text.count(b"{") <= max_depth:
+        return
+    depth = 0
+    for match in _BRACKET.finditer(_STRING.sub(b"", text)):
+        depth += 1 if match[0] in b"[{" else -1
+        if depth > max_depth:
+            raise InvalidJSON(f"JSON may nest {max_depth} deep at the most")
+
+
+def decode(decoder: msgspec.json.Decoder[T], text: bytes | str) -> T:
+    """Decode, telling what is wrong in our own errors.
+
+    Raises InvalidJSON where the text is no JSON, InvalidEvent where it is of another shape.
+    """
+    try:
+        return decoder.decode(text)
+    except msgspec.ValidationError as error:
+        raise InvalidEvent(str(error)) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidJSON(str(error)) from None
+
+
+def compact(raw: msgspec.Raw | bytes) -> bytes:
+    """Return a JSON value on one line, as bytes that do not keep the request's buffer alive."""
+    text = bytes(raw)
+    if b"\n" in text or b"\r" in text:
+        return bytes(msgspec.json.format(text, indent=-1))
+    return text
+
+
+def encode(value: Any) -> bytes:
+    """Return a value as compact JSON in UTF-8.
+
+    Raises InvalidEvent for what has no JSON form.
+    """
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidEvent(f"this has no JSON form: {error}") from None
