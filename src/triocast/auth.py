@@ -14,8 +14,7 @@ pattern for this purpose alone).
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import attrs
 import jwt
@@ -67,6 +66,14 @@ EVERYTHING: Final = Grant(
 """What an anonymous client may do where anonymous clients are let in, and the process itself."""
 
 
+class Fields(Protocol):
+    """Header or query fields by name, the first of each."""
+
+    def get(self, name: str, /) -> str | None: ...
+
+    def __contains__(self, name: str, /) -> bool: ...
+
+
 class Authenticator:
     """Turns what a request brings into a grant."""
 
@@ -83,9 +90,7 @@ class Authenticator:
         self._in_query = token_in_query
         self._anonymous_everywhere = insecure_anonymous
 
-    def grant(
-        self, headers: Mapping[str, str], query: Mapping[str, str], address: str | None
-    ) -> Grant:
+    def grant(self, headers: Fields, query: Fields, address: str | None) -> Grant:
         """Return the caller's grant.
 
         ``headers`` have case-insensitive names; ``address`` is the peer's IP address.
@@ -101,7 +106,7 @@ class Authenticator:
         self._check_local(headers, address)
         return EVERYTHING
 
-    def _token(self, headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
+    def _token(self, headers: Fields, query: Fields) -> str | None:
         authorization = headers.get("Authorization")
         if authorization is not None:
             scheme, _, token = authorization.partition(" ")
@@ -136,7 +141,7 @@ class Authenticator:
             raise Unauthorized(f"the token is not valid: {error}") from None
 
     @staticmethod
-    def _check_local(headers: Mapping[str, str], address: str | None) -> None:
+    def _check_local(headers: Fields, address: str | None) -> None:
         """Let an anonymous caller in from this machine only.
 
         A page of another site can reach this machine's servers from its visitor's browser under
@@ -145,7 +150,7 @@ class Authenticator:
         """
         if not is_loopback(address):
             raise Unauthorized("anonymous clients are let in from this machine only")
-        host = headers.get("Host", "")
+        host = headers.get("Host") or ""
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
         if not is_loopback(name.strip("[]")):
             raise Forbidden("anonymous clients are let in under the name 'localhost' only")
@@ -204,4 +209,3 @@ def check_publish_pattern(pattern: str) -> str:
     if pattern.startswith("$user:"):
         return user_channel(pattern.removeprefix("$user:"))
     return parse_pattern(pattern)
-

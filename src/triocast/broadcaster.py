@@ -1,11 +1,11 @@
 """Events for code that shares the process, which knows nothing of SSE or WebSocket::
 
-    broadcaster = EventBroadcaster(node)
-    await broadcaster.broadcast_event(EventType.APPLICATION_ADDED, {"name": "my-app"})
+broadcaster = EventBroadcaster(node)
+await broadcaster.broadcast_event(EventType.APPLICATION_ADDED, {"name": "my-app"})
 
-    async with broadcaster.subscribe(["catalog"], types=["STATUS_CHANGED"]) as events:
-        async for event in events:
-            ...
+async with broadcaster.subscribe(["catalog"], types=["STATUS_CHANGED"]) as events:
+    async for event in events:
+        ...
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from triocast.events import (
     parse_tags,
     parse_type,
 )
-from triocast.hub import make_filter
+from triocast.hub import Encoder, make_filter
 from triocast.node import Node
 from triocast.wire import json
 
@@ -87,9 +87,7 @@ class EventBroadcaster:
         """
         hub = self._node.hub
         stream = EventStream(bound=self._node.settings.outbox_bytes)
-        filter = make_filter(
-            [parse_type(value) for value in types], parse_tags(tuple(tags))
-        )
+        filter = make_filter([parse_type(value) for value in types], parse_tags(tuple(tags)))
         hub.add(stream, filter)
         try:
             hub.subscribe(stream, [parse_pattern(name) for name in channels], filter)
@@ -117,7 +115,7 @@ class EventStream:
     """The events of one `EventBroadcaster.subscribe`, as an async iterator."""
 
     user: str | None = None
-    encoder = _AS_THEY_ARE
+    encoder: Encoder = _AS_THEY_ARE
 
     def __init__(self, *, bound: int) -> None:
         self.id = f"in-process-{secrets.token_hex(8)}"

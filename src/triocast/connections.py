@@ -23,9 +23,7 @@ DRAIN_PER_SECOND: Final = 200
 class Connections:
     """The registry of live connections. Admits, counts, and sends them away."""
 
-    def __init__(
-        self, hub: Hub, *, most: int, outbox_bytes: int, heartbeat_seconds: float
-    ) -> None:
+    def __init__(self, hub: Hub, *, most: int, outbox_bytes: int, heartbeat_seconds: float) -> None:
         self.hub = hub
         self.most = most
         self.outbox_bytes = outbox_bytes

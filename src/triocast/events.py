@@ -215,9 +215,7 @@ def parse_type(value: str) -> str:
 def parse_key(value: str) -> str:
     """Return an event's key. Raises InvalidEvent."""
     if not 0 < len(value) <= LONGEST_CHANNEL or _LABEL.fullmatch(value) is None:
-        raise InvalidEvent(
-            f"a key has 1 to {LONGEST_CHANNEL} characters and no control characters"
-        )
+        raise InvalidEvent(f"a key has 1 to {LONGEST_CHANNEL} characters and no control characters")
     return value
 
 
@@ -227,7 +225,5 @@ def parse_tags(values: list[str] | tuple[str, ...]) -> tuple[str, ...]:
         raise InvalidEvent(f"an event has {MOST_TAGS} tags at the most")
     for value in values:
         if not 0 < len(value) <= LONGEST_TAG or _LABEL.fullmatch(value) is None:
-            raise InvalidEvent(
-                f"a tag has 1 to {LONGEST_TAG} characters and no control characters"
-            )
+            raise InvalidEvent(f"a tag has 1 to {LONGEST_TAG} characters and no control characters")
     return tuple(values)

@@ -326,9 +326,7 @@ class Hub:
             yield from self._run_deliveries(batch[start:end], event.exclude)
             start = end
 
-    def _run_deliveries(
-        self, run: list[Publication], excluded: str | None
-    ) -> Iterable[_Delivery]:
+    def _run_deliveries(self, run: list[Publication], excluded: str | None) -> Iterable[_Delivery]:
         channel = run[0].event.channel
         encoded: dict[Encoder, list[Any]] = {}
         if is_connection_channel(channel):
@@ -343,9 +341,9 @@ class Hub:
         for audience in self._audiences(channel):
             for group, members in audience.items():
                 encoder = group.encoder
-                frames = encoded.get(encoder)  # type: ignore[assignment]
-                if frames is None:
-                    frames = encoded[encoder] = [encoder.encode(p) for p in run]
+                if encoder not in encoded:
+                    encoded[encoder] = [encoder.encode(p) for p in run]
+                frames = encoded[encoder]
                 seqs = [p.seq for p in run]
                 if group.filter is not EVERYTHING:
                     chosen = [i for i, p in enumerate(run) if group.filter.passes(p)]

@@ -1,4 +1,4 @@
-"""The first stage of the flow: checks an event and its publisher, stamps it, gives it to the engine."""
+"""The first stage of the flow: checks an event and its publisher, and gives it to the engine."""
 
 from __future__ import annotations
 

@@ -131,9 +131,7 @@ class MemoryEngine(Engine):
                     self._forget(channel, owner)
         if len(self._order) > 2 * self._kept + _SLACK:
             self._order = deque(
-                sorted(
-                    (p for ring in self._rings.values() for p in ring.kept), key=lambda p: p.seq
-                )
+                sorted((p for ring in self._rings.values() for p in ring.kept), key=lambda p: p.seq)
             )
 
     def _drop_oldest(self, ring: _Ring) -> None:
@@ -144,7 +142,5 @@ class MemoryEngine(Engine):
 
     def _forget(self, channel: str, ring: _Ring) -> None:
         namespace = _namespace(channel)
-        self._namespace_floors[namespace] = max(
-            self._namespace_floors.get(namespace, 0), ring.last
-        )
+        self._namespace_floors[namespace] = max(self._namespace_floors.get(namespace, 0), ring.last)
         del self._rings[channel]

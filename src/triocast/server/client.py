@@ -69,7 +69,7 @@ class SafeProtocol(ProtocolWrapper):
             self.send,
         ) = self._parts = args
         kind = SafeH2Protocol if alpn_protocol == "h2" else SafeH11Protocol
-        self.protocol = self._make(kind)
+        self.protocol: Any = self._make(kind)
 
     def _make(self, kind: Callable[..., Any]) -> Any:
         app, config, context, task_group, state, ssl, client, server, send = self._parts
@@ -167,7 +167,7 @@ class Client:
                     self._config,
                     self._context,
                     self._tasks,
-                    ConnectionState(self._state.copy()),  # type: ignore[arg-type]
+                    ConnectionState(self._state.copy()),
                     isinstance(stream, trio.SSLStream),
                     client,
                     server,

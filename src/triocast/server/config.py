@@ -47,9 +47,7 @@ def hypercorn_config(settings: Settings) -> Config:
 
 async def open_listeners(settings: Settings) -> list[trio.SocketListener]:
     """Listen on the host and port of the settings. Raises OSError."""
-    listeners = await trio.open_tcp_listeners(
-        settings.port, host=settings.host, backlog=BACKLOG
-    )
+    listeners = await trio.open_tcp_listeners(settings.port, host=settings.host, backlog=BACKLOG)
     for listener in listeners:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             # Inherited by each connection: bytes that nobody acknowledges for a heartbeat end it,

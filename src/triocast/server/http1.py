@@ -71,7 +71,8 @@ def _upgrade_is_sane(request: h11.Request) -> bool:
 
 def _without_extensions(request: h11.Request) -> h11.Request:
     """Compression is always accepted upstream when offered (pgjones/hypercorn#307), and costs
-    100 kB a connection and a stalled process for a bomb of half a megabyte."""
+    100 kB a connection and a stalled process for a bomb of half a megabyte.
+    """
     headers = [(n, v) for n, v in request.headers if n != b"sec-websocket-extensions"]
     if len(headers) == len(request.headers):
         return request
@@ -81,4 +82,3 @@ def _without_extensions(request: h11.Request) -> h11.Request:
         target=request.target,
         http_version=request.http_version,
     )
-

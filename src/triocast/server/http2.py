@@ -8,7 +8,6 @@ import h2.connection
 import h2.errors
 import h2.events
 import h2.exceptions
-import priority
 from hypercorn.events import Closed
 from hypercorn.protocol.events import Body, EndData, Request, StreamClosed
 from hypercorn.protocol.h2 import BUFFER_LOW_WATER, H2Protocol, StreamBuffer
@@ -48,7 +47,7 @@ class SafeStreamBuffer(StreamBuffer):
 class BoundedMessage(WebsocketBuffer):
     """The fragments of a message, refused before they are kept. Upstream keeps them first."""
 
-    def extend(self, event: Message) -> None:
+    def extend(self, event: Message[Any]) -> None:
         size = len(event.data.encode()) if isinstance(event.data, str) else len(event.data)
         if self.length + size > self.max_length:
             raise FrameTooLargeError
@@ -159,10 +158,7 @@ class SafeH2Protocol(H2Protocol):
             stream_id,
         )
         self.stream_buffers[stream_id] = SafeStreamBuffer(self.context.event_class)
-        try:
-            self.priority.insert_stream(stream_id)
-        except priority.DuplicateStreamError:
-            pass  # Its priority came before its headers.
+        self.priority.insert_stream(stream_id)
         self.priority.block(stream_id)
         headers = [(n, v) for n, v in request.headers if n != b"sec-websocket-extensions"]
         await self.streams[stream_id].handle(

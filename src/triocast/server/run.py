@@ -42,6 +42,7 @@ class Server:
         self._config: Config = hypercorn_config(settings)
         self._context = WorkerContext(None)
         self._clients: set[Client] = set()
+        self._empty = trio.Event()
         self._state: dict[str, Any] = {}
 
     async def serve(
@@ -62,9 +63,7 @@ class Server:
             await lifespan.wait_for_startup()
             async with trio.open_nursery() as client_nursery:
                 async with trio.open_nursery() as accept_nursery:
-                    accept_nursery.start_soon(
-                        self._accept, listeners, client_nursery
-                    )
+                    accept_nursery.start_soon(self._accept, listeners, client_nursery)
                     gc.collect()
                     gc.freeze()
                     task_status.started([self._address(listener) for listener in listeners])
@@ -80,7 +79,7 @@ class Server:
         self, listeners: Sequence[trio.SocketListener], client_nursery: trio.Nursery
     ) -> None:
         ssl_context = self._config.create_ssl_context()
-        secure: Sequence[trio.abc.Listener[Any]] = listeners
+        secure: list[Any] = list(listeners)
         if ssl_context is not None:
             secure = [
                 trio.SSLListener(listener, ssl_context, https_compatible=True)
@@ -112,6 +111,8 @@ class Server:
             await client.run()
         finally:
             self._clients.discard(client)
+            if not self._clients:
+                self._empty.set()
 
     async def _drain(self) -> None:
         """Send everybody away; cut off who is still here when the time is up."""
@@ -120,8 +121,9 @@ class Server:
         await self._context.terminated.set()
         with trio.move_on_after(seconds):
             await self._node.drain(seconds)
-            while self._clients:
-                await trio.sleep(0.05)
+            if self._clients:
+                self._empty = trio.Event()
+                await self._empty.wait()
         for client in list(self._clients):
             client.abort()
 
@@ -192,9 +194,9 @@ async def _run_until_signalled(settings: Settings) -> None:
 
 def _announce(addresses: list[str]) -> None:
     for address in addresses:
-        print(f"Triocast listens on {address}", flush=True)
+        print(f"Triocast listens on {address}", flush=True)  # noqa: T201
     address = addresses[0]
-    print(
+    print(  # noqa: T201
         f"  listen:  curl -N {address}/realtime/events\n"
         f"  publish: curl {address}/realtime/broadcast -H 'Content-Type: application/json'"
         ' -d \'{"type": "hello", "data": "world"}\'',

@@ -10,7 +10,7 @@ import attrs
 from triocast.clock import timestamp
 from triocast.connection import Connection
 from triocast.connections import jittered_retry_ms
-from triocast.errors import EndReason, TriocastError
+from triocast.errors import EndReason, TriocastError, Unauthorized
 from triocast.events import Position, Publication, is_connection_channel
 from triocast.hub import EVERYTHING, Filter
 from triocast.wire import cursor, envelope, sse
@@ -124,7 +124,7 @@ class SSEConnection(Connection):
             return None
         block = sse.block(retry_ms=self.retry_ms or jittered_retry_ms())
         if reason is EndReason.GRANT_ENDED:
-            error = {"code": "unauthorized", "message": "the token has expired"}
+            error = Unauthorized("the token has expired").as_dict()
             block += error_block(error, named=self._options.named)
         return [sse.chunk(block) + sse.LAST_CHUNK] if self._chunked else [block]
 

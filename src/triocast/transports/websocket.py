@@ -244,9 +244,7 @@ class WebSocketConnection(Connection):
         mine = set(self._hub.subscriptions(self))
         if len(mine.union(request.channels)) > self._most_channels:
             raise TooMany(f"a connection subscribes to {self._most_channels} channels at the most")
-        live = self._hub.subscribe(
-            self, request.channels, make_filter(request.types, request.tags)
-        )
+        live = self._hub.subscribe(self, request.channels, make_filter(request.types, request.tags))
         if request.join:
             self._joined = [name for name in self._joined if name not in request.channels]
             self._joined += request.channels

@@ -19,6 +19,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 from triocast.connection import Connection
 from triocast.transports.links import ASGIReceive, ASGIResponseLink, ASGISend
 from triocast.transports.websocket import ASGIWebSocketLink
+from triocast.web.body import RequestBody
 
 CONNECTION_KEY: Final = "triocast.connection"
 """The key of a response's or acceptance's ASGI message that holds the connection."""
@@ -51,6 +52,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
 
     async def __call__(self, receive: Any, send: Any) -> None:
         request = self._create_request_from_scope(send)
+        assert isinstance(request.body, RequestBody)
         request.body.attach(receive)
         self._receive: ASGIReceive = receive
         response = await self.app.handle_request(request)
@@ -80,9 +82,9 @@ class WebSocketConnection(TrioASGIWebsocketConnection):
     unbounded in some versions.
     """
 
-    async def __call__(self, receive: ASGIReceive, send: ASGISend) -> None:
+    async def __call__(self, receive: Any, send: Any) -> None:
         await receive()  # websocket.connect
-        websocket: Websocket = self._create_websocket_from_scope(send)  # type: ignore[arg-type]
+        websocket: Websocket = self._create_websocket_from_scope(send)
         response = await self.app.handle_websocket(websocket)
         if not isinstance(response, StreamResponse):
             await self._refuse(send, response)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
-from quart_trio.wrappers import TrioRequest
 from quart.wrappers.request import Body
+from quart_trio.wrappers import TrioRequest
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from triocast.errors import BadRequest
@@ -21,9 +21,7 @@ from triocast.transports.links import ASGIReceive
 class RequestBody(Body):
     """The body of one request: iterate over it, or await it whole."""
 
-    def __init__(
-        self, expected_content_length: int | None, max_content_length: int | None
-    ) -> None:
+    def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
         self._expected = expected_content_length
         self._most = max_content_length
         self._ended = False
@@ -67,4 +65,4 @@ class RequestBody(Body):
 
 
 class Request(TrioRequest):
-    body_class = RequestBody
+    body_class = RequestBody  # type: ignore[assignment]

@@ -24,7 +24,7 @@ def current_node() -> Node:
 
 def caller_address(request: Request | Websocket) -> str | None:
     """Return the peer's IP address; None where the transport has none."""
-    client = (request.scope or {}).get("client")
+    client = request.scope.get("client")
     return client[0] if client else None
 
 

@@ -8,7 +8,7 @@ as it arrives, up to the first bad one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from quart import Blueprint, Response, request
@@ -64,7 +64,9 @@ class Send(_Event, forbid_unknown_fields=True):
 
     def target(self) -> str:
         named = [
-            name for name in ("user_id", "connection_id", "channel") if getattr(self, name) is not None
+            name
+            for name in ("user_id", "connection_id", "channel")
+            if getattr(self, name) is not None
         ]
         if len(named) != 1:
             raise InvalidEvent("name exactly one of user_id, connection_id and channel")
@@ -79,7 +81,7 @@ class Send(_Event, forbid_unknown_fields=True):
 Message = Broadcast | Send
 Decode = Callable[[bytes], list[Message]]
 
-_decoders = {
+_decoders: Final[dict[type, tuple[msgspec.json.Decoder[Any], msgspec.json.Decoder[list[Any]]]]] = {
     kind: (msgspec.json.Decoder(kind), msgspec.json.Decoder(list[kind]))  # type: ignore[valid-type]
     for kind in (Broadcast, Send)
 }
@@ -157,7 +159,7 @@ async def _body() -> bytes:
         raise Timeout("the body did not come in time") from None
     assert isinstance(body, bytes)
     if not body.strip():
-        raise BadRequest("the body is empty; send an event: {\"type\": …, \"data\": …}")
+        raise BadRequest('the body is empty; send an event: {"type": …, "data": …}')
     return body
 
 

@@ -36,6 +36,4 @@ async def open_websocket() -> Response:
         heartbeat_events=heartbeat == "event",
     )
     offered = websocket.requested_subprotocols
-    return StreamResponse(
-        connection, subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None
-    )
+    return StreamResponse(connection, subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
