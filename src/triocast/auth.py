@@ -153,7 +153,10 @@ class Authenticator:
         host = headers.get("Host") or ""
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
         if not is_loopback(name.strip("[]")):
-            raise Forbidden("anonymous clients are let in under the name 'localhost' only")
+            raise Forbidden(
+                "anonymous clients are let in under the names localhost, 127.0.0.1 and [::1] only;"
+                " use a token, or start the server with --insecure-anonymous"
+            )
         if "X-Forwarded-For" in headers or "Forwarded" in headers:
             raise Unauthorized("anonymous clients are not let in through a proxy")
 

@@ -34,6 +34,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 WRONG_SETTINGS: Final = 2
 CANNOT_LISTEN: Final = 1
+LONGEST_TTL: Final = 10 * 366 * 86_400
 
 log = logging.getLogger("triocast.cli")
 
@@ -219,6 +220,8 @@ def _read_ttl(ttl: str) -> int:
         raise click.BadParameter(f"{error.problem}; {error.fix}", param_hint="--ttl") from None
     if seconds < 1:
         raise click.BadParameter("a token is good for a second at least", param_hint="--ttl")
+    if seconds > LONGEST_TTL:
+        raise click.BadParameter("ten years are the longest", param_hint="--ttl")
     return seconds
 
 
@@ -242,12 +245,19 @@ def _time_of(record: logging.LogRecord) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+_LINE_BREAKS: Final = {ord(char): repr(char)[1:-1] for char in "\n\r\v\f\x1b\x85\u2028\u2029"}
+
+
 class _TextLines(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         return _time_of(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        # what a client sent must not look like a line of ours
+        return super().formatMessage(record).translate(_LINE_BREAKS)
 
 
 class _JSONLines(logging.Formatter):

@@ -130,7 +130,7 @@ class Client:
         try:
             await self._speak_http()
             if self._taken is not None:
-                await self._hand_over(self._taken)
+                await self._taken.run(self._hand_over(self._taken))
         except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # The client is gone, and has been told nothing it could miss.
         except* Exception as errors:
@@ -297,19 +297,19 @@ class Client:
             and (scope["type"] == "websocket" or scope["method"] == "GET")
         )
 
-    async def _hand_over(self, connection: Connection) -> None:
+    def _hand_over(self, connection: Connection) -> Link:
+        """Let go of all of HTTP's objects, and return the bare stream as a link.
+
+        An idle stream should not pay for its handshake: nothing may refer to them after this.
+        """
         protocol = self._protocol.protocol
         assert isinstance(protocol, SafeH11Protocol)
         if isinstance(connection, WebSocketConnection):
             connection.use_frames(protocol.take_leftover())
-        link: Link
-        if isinstance(self._stream, trio.SSLStream):
-            link = StreamLink(self._stream)
-        else:
-            link = SocketLink(self._stream)
-        # All of HTTP's objects go now; an idle stream should not pay for its handshake.
         del self._protocol, self._tasks, self._idle_task, self._app, self._send_lock
-        await connection.run(link)
+        if isinstance(self._stream, trio.SSLStream):
+            return StreamLink(self._stream)
+        return SocketLink(self._stream)
 
 
 def _prepare(connection: Connection, scope: Any, head: bytes) -> bool:

@@ -50,11 +50,12 @@ async def open_listeners(settings: Settings) -> list[trio.SocketListener]:
     listeners = await trio.open_tcp_listeners(settings.port, host=settings.host, backlog=BACKLOG)
     for listener in listeners:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            # Inherited by each connection: bytes that nobody acknowledges for a heartbeat end it,
-            # also where only idle heartbeats are sent.
+            # Inherited by each connection: bytes that nobody acknowledges end it, also where only
+            # idle heartbeats are sent. A peer that vanished after one heartbeat is thus noticed
+            # within a second one.
             listener.socket.setsockopt(
                 socket.IPPROTO_TCP,
                 socket.TCP_USER_TIMEOUT,
-                max(1, int(settings.heartbeat_seconds * 1000)),
+                max(1, int(settings.heartbeat_seconds * 900)),
             )
     return listeners

@@ -156,9 +156,9 @@ def _read_environment(environ: Mapping[str, str]) -> _Layer:
 
 
 def _describes_a_service(variable: str, raw: str) -> bool:
-    if _SERVICE_PORT.fullmatch(variable):
-        return _SERVICE_ADDRESS.match(raw) is not None
-    return _SERVICE_VARIABLE.fullmatch(variable) is not None
+    if _SERVICE_VARIABLE.fullmatch(variable):
+        return True
+    return bool(_SERVICE_PORT.fullmatch(variable) and _SERVICE_ADDRESS.match(raw))
 
 
 def _read_file(config_file: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> _Layer:

@@ -22,7 +22,7 @@ _WORDS: Final = {
     "0": False,
 }
 _WHOLE_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,3}(?:_?[0-9]{1,3}){0,6}")
-_NUMBER: Final = r"[0-9]{1,12}(?:\.[0-9]{1,9})?"
+_NUMBER: Final = r"[0-9]{1,12}(?:\.[0-9]{1,20})?"
 _PLAIN_DURATION: Final = re.compile(_NUMBER)
 _UNIT_DURATION: Final = re.compile(rf"(?:{_NUMBER}\s*(?:ms|s|m|h|d)\s*)+", re.IGNORECASE)
 _UNIT_PART: Final = re.compile(rf"({_NUMBER})\s*(ms|s|m|h|d)", re.IGNORECASE)
