@@ -13,7 +13,6 @@ pattern for this purpose alone).
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any, Final, Protocol
 
 import attrs
@@ -27,6 +26,7 @@ from triocast.events import (
     pattern_matches,
     user_channel,
 )
+from triocast.settings.checks import is_loopback
 
 ALGORITHM: Final = "HS256"
 
@@ -148,7 +148,7 @@ class Authenticator:
         a name of its own (DNS rebinding); the Host header gives it away. A proxy in front makes
         every caller look local; it must bring tokens.
         """
-        if not is_loopback(address):
+        if address is None or not is_loopback(address):
             raise Unauthorized("anonymous clients are let in from this machine only")
         host = headers.get("Host") or ""
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
@@ -159,18 +159,6 @@ class Authenticator:
             )
         if "X-Forwarded-For" in headers or "Forwarded" in headers:
             raise Unauthorized("anonymous clients are not let in through a proxy")
-
-
-def is_loopback(address: str | None) -> bool:
-    """Whether an address or name is this machine's own."""
-    if address is None:
-        return False
-    if address.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
 
 
 def _grant_of(claims: dict[str, Any]) -> Grant:

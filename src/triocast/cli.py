@@ -109,32 +109,14 @@ def serve(config_file: Path | None, **options: Any) -> None:
             loaded.sources["event_debounce_ms"],
         )
     # the server brings in Quart and Hypercorn, which the other commands need not wait for
-    from triocast.server import run_server
+    from triocast.server import CannotListen, run_server
 
     try:
         run_server(settings)
-    except (SettingsError, OSError) as error:
-        _explain([error], settings)
-    except BaseExceptionGroup as group:
-        known, others = group.split((SettingsError, OSError))
-        if known is None or others is not None:
-            raise
-        _explain(_leaves(known), settings)
-
-
-def _explain(errors: list[BaseException], settings: Settings) -> NoReturn:
-    wrong = [str(error) for error in errors if isinstance(error, SettingsError)]
-    if wrong:
-        _give_up("\n".join(wrong), WRONG_SETTINGS)
-    reasons = "; ".join(getattr(error, "strerror", None) or str(error) for error in errors)
-    _give_up(f"cannot listen on {settings.host} port {settings.port}: {reasons}", CANNOT_LISTEN)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
+    except SettingsError as error:
+        _give_up(str(error), WRONG_SETTINGS)
+    except CannotListen as error:
+        _give_up(str(error), CANNOT_LISTEN)
 
 
 @main.command()

@@ -170,7 +170,8 @@ class Connection(ABC):
             # outside, when the server ends for good.
             expired = trio.current_time() >= (self._scope.deadline if self._scope else math.inf)
             self.end(EndReason.GRANT_ENDED if expired else EndReason.SHUTDOWN)
-            await self._part(self.reason or EndReason.SERVER_ERROR)
+            with trio.move_on_after(FAREWELL_SECONDS, shield=True):
+                await self._part(self.reason or EndReason.SERVER_ERROR)
             self._connections.leave(self)
             self._log_close(time.monotonic() - opened)
         assert self.reason is not None
@@ -266,7 +267,7 @@ class Connection(ABC):
             await trio.sleep(interval)
 
     async def _part(self, reason: EndReason) -> None:
-        """Send what is left, say goodbye, and close, all within `FAREWELL_SECONDS`."""
+        """Send what is left, say goodbye, and close. The caller owns the deadline."""
         left: list[bytes | memoryview] = []
         while True:
             try:
@@ -282,8 +283,7 @@ class Connection(ABC):
         self._inbox.close()
         try:
             if farewell is not None:
-                with trio.move_on_after(FAREWELL_SECONDS, shield=True):
-                    await self._link.finish([*left, *farewell])
+                await self._link.finish([*left, *farewell])
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             log.debug("connection %s was gone before its farewell", self.id)
         finally:

@@ -138,7 +138,8 @@ class Client:
             log.debug("details", exc_info=errors)
         finally:
             if self._linger and self._taken is None:
-                await self._close_lingering()
+                with trio.move_on_after(LINGER_SECONDS, shield=True):
+                    await self._close_lingering()
             self.abort()
 
     def abort(self) -> None:
@@ -254,16 +255,16 @@ class Client:
         self._scope.cancel()
 
     async def _close_lingering(self) -> None:
-        with trio.move_on_after(LINGER_SECONDS, shield=True):
-            try:
-                if isinstance(self._stream, trio.SSLStream):
-                    await self._stream.aclose()
-                    return
-                self._stream.socket.shutdown(socket.SHUT_WR)
-                while await self._stream.receive_some(RECEIVE_BYTES):
-                    pass
-            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+        """End our side and read on until the client's end. The caller owns the deadline."""
+        try:
+            if isinstance(self._stream, trio.SSLStream):
+                await self._stream.aclose()
                 return
+            self._stream.socket.shutdown(socket.SHUT_WR)
+            while await self._stream.receive_some(RECEIVE_BYTES):
+                pass
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            return
 
     # The takeover.
 

@@ -45,9 +45,21 @@ def hypercorn_config(settings: Settings) -> Config:
     return config
 
 
+class CannotListen(Exception):
+    """The address of the settings cannot be listened on; the message says which and why."""
+
+
 async def open_listeners(settings: Settings) -> list[trio.SocketListener]:
-    """Listen on the host and port of the settings. Raises OSError."""
-    listeners = await trio.open_tcp_listeners(settings.port, host=settings.host, backlog=BACKLOG)
+    """Listen on the host and port of the settings. Raises CannotListen."""
+    try:
+        listeners = await trio.open_tcp_listeners(
+            settings.port, host=settings.host, backlog=BACKLOG
+        )
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CannotListen(
+            f"cannot listen on {settings.host} port {settings.port}: {reason}"
+        ) from error
     for listener in listeners:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             # Inherited by each connection: bytes that nobody acknowledges end it, also where only

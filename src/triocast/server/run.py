@@ -154,8 +154,8 @@ async def serve(
 ) -> None:
     """Serve until ``stop`` is set, then drain; starts with the addresses it listens on.
 
-    Raises SettingsError where anonymous clients would be let in from elsewhere, OSError where
-    the address cannot be bound.
+    Raises SettingsError where anonymous clients would be let in from elsewhere, CannotListen
+    where the address cannot be bound.
     """
     check_bind(settings)
     listeners = await open_listeners(settings)
@@ -165,7 +165,7 @@ async def serve(
 def run_server(settings: Settings) -> None:
     """Run the server as this process: until SIGTERM or SIGINT, a second one of which is final.
 
-    Raises SettingsError and OSError as `serve` does.
+    Raises SettingsError and CannotListen as `serve` does.
     """
     check_bind(settings)
     _raise_descriptor_limit(settings.max_connections + SPARE_SOCKETS)
@@ -185,7 +185,7 @@ async def _run_until_signalled(settings: Settings) -> None:
                 await server.serve(listeners, stop, task_status=task_status)
                 nursery.cancel_scope.cancel()
 
-            _announce(await nursery.start(serve_then_leave))
+            _announce(await nursery.start(serve_then_leave))  # noqa: ASYNC128  # it passes it on
             async for _ in signals:
                 if stop.is_set():
                     nursery.cancel_scope.cancel()

@@ -1,0 +1,314 @@
+import json
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+
+import jwt
+import pytest
+from click.testing import CliRunner
+
+import triocast.server
+from triocast.auth import Authenticator
+from triocast.cli import main
+from triocast.settings import SETTINGS, Problem, Settings, SettingsError
+
+KEY = "k" * 48
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch):
+    for variable in os.environ:
+        if variable.startswith("TRIOCAST_") or variable.endswith("_ENABLED"):
+            monkeypatch.delenv(variable)
+
+
+@pytest.fixture
+def run():
+    def run(*arguments, **environ):
+        return CliRunner().invoke(main, list(arguments), env=environ)
+
+    return run
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """What `serve` hands to the server; ``served.error`` is raised by the server instead."""
+
+    class Served(list):
+        error = None
+
+    served = Served()
+
+    def run_server(settings):
+        served.append(settings)
+        if served.error:
+            raise served.error
+
+    monkeypatch.setattr(triocast.server, "run_server", run_server, raising=False)
+    root, ours = logging.getLogger(), logging.getLogger("triocast")
+    before = root.handlers[:], root.level, ours.level
+    yield served
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    ours.setLevel(before[2])
+
+
+def test_version(run):
+    assert re.fullmatch(r"\w+ \d+\.\d+\.\d+\n", run("--version").output)
+
+
+def test_python_m_triocast_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "triocast", "config", "--port", "x"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "triocast: 1 setting is wrong:\n"
+        "  port (from command line --port): 'x' is not a whole number\n"
+        "    Fix: give digits only, such as 1000\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["serve", "config"])
+def test_every_setting_is_an_option(run, command):
+    output = run(command, "--help").output
+    for name in SETTINGS:
+        assert f"--{name.replace('_', '-')} " in output
+
+
+def test_help_warns_of_a_key_on_the_command_line(run):
+    assert "prefer TRIOCAST_TOKEN_KEY" in " ".join(run("serve", "--help").output.split())
+
+
+# config
+
+
+def test_config_shows_values_and_sources(run, tmp_path):
+    path = tmp_path / "triocast.toml"
+    path.write_text("max_connections = 5\n")
+    done = run(
+        *("config", "--config", str(path), "--port", "9", "--no-takeover"),
+        TRIOCAST_HEARTBEAT_SECONDS="30s",
+    )
+    assert done.exit_code == 0
+    lines = [re.sub(" +", " ", line) for line in done.output.splitlines()]
+    assert len(lines) == len(SETTINGS)
+    assert "port = 9 # command line --port" in lines
+    assert "takeover = false # command line --takeover" in lines
+    assert "max_connections = 5 # triocast.toml: max_connections" in lines
+    assert "heartbeat_seconds = 30.0 # environment variable TRIOCAST_HEARTBEAT_SECONDS" in lines
+    assert 'host = "127.0.0.1" # default' in lines
+    assert "# token_key is not set # default" in lines
+
+
+def test_config_is_toml_that_configures_the_same(run, tmp_path):
+    options = ["--allowed-origins", "http://a,http://b", "--log-format", "json", "--port", "0"]
+    output = run("config", *options).output
+    assert tomllib.loads(output)["allowed_origins"] == ["http://a", "http://b"]
+    path = tmp_path / "shown.toml"
+    path.write_text(output)
+    again = run("config", "--config", str(path)).output
+    assert tomllib.loads(again) == tomllib.loads(output)
+
+
+def test_config_masks_secrets(run):
+    done = run("config", TRIOCAST_TOKEN_KEY=KEY)
+    assert KEY not in done.output
+    assert re.search(
+        r'^token_key = "\*+" +# environment variable TRIOCAST_TOKEN_KEY$', done.output, re.M
+    )
+
+
+def test_all_wrong_settings_are_told(run):
+    done = run("config", "--port", "-1", TRIOCAST_LOG_LEVEL="loud", TRIOCAST_PROT="1")
+    assert done.exit_code == 2
+    assert "3 settings are wrong" in done.stderr
+    for text in ("command line --port", "TRIOCAST_LOG_LEVEL", "did you mean TRIOCAST_PORT?"):
+        assert text in done.stderr
+
+
+def test_an_unknown_option_is_refused_with_a_suggestion(run):
+    done = run("serve", "--max-conections", "1")
+    assert done.exit_code == 2
+    assert "--max-connections" in done.stderr
+
+
+# token
+
+
+def test_a_token_allows_what_it_says(run):
+    done = run(
+        *("token", "--sub", "ann", "--subscribe", "news:*", "--subscribe", "default:chat"),
+        *("--publish", "$all", "--admin", "--ttl", "10m"),
+        TRIOCAST_TOKEN_KEY=KEY,
+        TRIOCAST_TOKEN_AUDIENCE="here",
+    )
+    assert done.exit_code == 0
+    now = time.time()
+    claims = jwt.decode(done.output.strip(), KEY, algorithms=["HS256"], audience="here")
+    assert claims["iat"] == pytest.approx(now, abs=60)
+    assert claims["exp"] - claims["iat"] == 600
+    assert claims["triocast"] == {
+        "subscribe": ["news:*", "chat"],
+        "publish": ["$all"],
+        "admin": True,
+    }
+    grant = Authenticator(
+        token_key=KEY, token_audience="here", token_in_query=False, insecure_anonymous=False
+    ).grant({"Authorization": f"Bearer {done.output.strip()}"}, {}, None)
+    assert grant.user == "ann"
+    assert grant.may_subscribe("news:today")
+    assert grant.may_subscribe("chat")
+    assert not grant.may_subscribe("secret")
+    assert grant.may_publish("$all")
+    assert not grant.may_publish("chat")
+    assert grant.admin
+
+
+def test_a_token_allows_nothing_by_default_for_an_hour(run, tmp_path):
+    path = tmp_path / "t.toml"
+    path.write_text(f'token_key = "{KEY}"\n')
+    token = run("token", "--sub", "bob", "--config", str(path)).output.strip()
+    claims = jwt.decode(token, KEY, algorithms=["HS256"])
+    assert claims.keys() == {"sub", "iat", "exp", "triocast"}
+    assert claims["exp"] - claims["iat"] == 3600
+    assert claims["triocast"] == {"subscribe": [], "publish": []}
+
+
+def test_a_token_needs_a_key(run):
+    done = run("token", "--sub", "ann")
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert "there is no token_key" in done.stderr
+    assert "TRIOCAST_TOKEN_KEY" in done.stderr
+    assert "secrets.token_urlsafe(48)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "problem"),
+    [
+        ("--ttl", "soon", "not a duration"),
+        ("--ttl", "0", "a second at least"),
+        ("--ttl", "1ms", "a second at least"),
+        ("--ttl", "999999999999d", "longest"),
+        ("--subscribe", "$conn:x", "server's own"),
+        ("--subscribe", "a*b*", "one '*'"),
+        ("--publish", "a b", "a channel is"),
+        ("--sub", "", "a user id has"),
+        ("--sub", "a\nb", "a user id has"),
+    ],
+)
+def test_a_token_that_no_server_would_take_is_not_made(run, option, value, problem):
+    done = run("token", "--sub", "ann", option, value, TRIOCAST_TOKEN_KEY=KEY)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert option in done.stderr
+    assert problem in done.stderr
+
+
+# serve
+
+
+def test_serve_hands_the_settings_to_the_server(run, served):
+    done = run("serve", "--port", "0", "--no-sse-enabled", TRIOCAST_MAX_CONNECTIONS="3")
+    assert done.exit_code == 0, done.output
+    assert served == [Settings(port=0, sse_enabled=False, max_connections=3)]
+    assert done.stderr == ""
+
+
+def test_serve_does_not_listen_to_strangers_by_accident(run, served):
+    done = run("serve", TRIOCAST_HOST="0.0.0.0")
+    assert done.exit_code == 2
+    assert "host (from environment variable TRIOCAST_HOST)" in done.stderr
+    assert served == []
+    assert run("serve", "--host", "0.0.0.0", "--insecure-anonymous").exit_code == 0
+    assert run("serve", "--host", "0.0.0.0", TRIOCAST_TOKEN_KEY=KEY).exit_code == 0
+    assert len(served) == 2
+
+
+def test_an_address_in_use_is_told(run):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("serve", "--port", str(port))
+    assert done.exit_code == 1
+    assert done.stderr == (
+        f"triocast: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
+    )
+
+
+def test_a_setting_that_the_server_refuses_is_told(run, served):
+    served.error = SettingsError(Problem("engine", "default", "is broken", "mend it"))
+    done = run("serve")
+    assert done.exit_code == 2
+    assert "engine (from default): is broken" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError(), ExceptionGroup("", [OSError("x"), ZeroDivisionError()])]
+)
+def test_a_bug_in_the_server_is_not_hidden(run, served, error):
+    served.error = error
+    assert run("serve").exception is error
+
+
+def test_debounce_is_told_to_have_no_effect(run, served):
+    done = run("serve", "--event-debounce-ms", "500")
+    assert "WARNING" in done.stderr
+    assert "event_debounce_ms = 500 (from command line --event-debounce-ms)" in done.stderr
+    assert "no effect" in done.stderr
+    assert len(served) == 1
+
+
+def log_with(run, monkeypatch, *options):
+    def run_server(settings):
+        log = logging.getLogger("triocast.test")
+        log.debug("detail")
+        log.info("héllo %s", "you\nthere")
+        logging.getLogger("other").info("noise")
+        try:
+            raise ValueError("broken")
+        except ValueError:
+            log.exception("failed")
+
+    monkeypatch.setattr(triocast.server, "run_server", run_server, raising=False)
+    done = run("serve", *options)
+    assert done.exit_code == 0, done.output
+    return done.stderr
+
+
+def test_logs_as_text(run, served, monkeypatch):
+    output = log_with(run, monkeypatch)
+    first, _, rest = output.partition("\n")
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO    triocast\.test: héllo you\\nthere", first
+    )
+    assert "ERROR   triocast.test: failed\nTraceback" in rest
+    assert "ValueError: broken" in rest
+    assert "noise" not in output
+    assert "detail" not in output
+
+
+def test_logs_as_json_lines(run, served, monkeypatch):
+    output = log_with(run, monkeypatch, "--log-format", "json", "--log-level", "debug")
+    lines = [json.loads(line) for line in output.splitlines()]
+    assert [line["message"] for line in lines] == ["detail", "héllo you\nthere", "failed"]
+    assert [line["level"] for line in lines] == ["debug", "info", "error"]
+    assert {line["logger"] for line in lines} == {"triocast.test"}
+    assert "ValueError: broken" in lines[2]["exception"]
+    assert all(line["time"].endswith("Z") for line in lines)
+
+
+def test_the_log_level_is_kept(run, served, monkeypatch):
+    output = log_with(run, monkeypatch, "--log-level", "error")
+    assert "you" not in output
+    assert "failed" in output
