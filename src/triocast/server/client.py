@@ -204,7 +204,8 @@ class Client:
         if isinstance(event, RawData):
             if self._head is not None:
                 self._head += event.data
-            await self._send_data(event.data)
+            if event.data:
+                await self._send_data(event.data)
         elif isinstance(event, Closed):
             self._linger = True
             self._lose()

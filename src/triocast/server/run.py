@@ -64,8 +64,6 @@ class Server:
             async with trio.open_nursery() as client_nursery:
                 async with trio.open_nursery() as accept_nursery:
                     accept_nursery.start_soon(self._accept, listeners, client_nursery)
-                    gc.collect()
-                    gc.freeze()
                     task_status.started([self._address(listener) for listener in listeners])
                     await stop.wait()
                     self._node.connections.draining = True
@@ -185,7 +183,11 @@ async def _run_until_signalled(settings: Settings) -> None:
                 await server.serve(listeners, stop, task_status=task_status)
                 nursery.cancel_scope.cancel()
 
-            _announce(await nursery.start(serve_then_leave))  # noqa: ASYNC128  # it passes it on
+            addresses = await nursery.start(serve_then_leave)  # noqa: ASYNC128  # it passes it on
+            # What has been loaded by now stays: the collector need not look at it again.
+            gc.collect()
+            gc.freeze()
+            _announce(addresses)
             async for _ in signals:
                 if stop.is_set():
                     nursery.cancel_scope.cancel()
