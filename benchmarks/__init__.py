@@ -1,0 +1,1 @@
+"""Measurements against a peer in the same run; each is a module named in ``__main__``."""
