@@ -18,8 +18,8 @@ import math
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 import trio
 
@@ -49,13 +49,12 @@ class Link(Protocol):
     taken_over: bool
     """Whether this is the connection's own stream rather than an ASGI server's."""
 
-    direct: bool
-    """Whether `send_now` may be used while nothing is queued."""
+    @property
+    def write_now(self) -> Callable[[bytes], int] | None:
+        """Gives the kernel what it takes now and returns how many bytes that was.
 
-    def send_now(self, data: bytes) -> int:
-        """Give the kernel what it takes without waiting; return how many bytes that was.
-
-        Raises OSError, BlockingIOError excepted, if the client is gone.
+        None where only the send task may write. It raises OSError, for a closed socket too: it
+        must not be made of a descriptor, whose number could be another client's by then.
         """
 
     async def send(self, frames: Sequence[bytes | memoryview]) -> None:
@@ -78,13 +77,40 @@ class Link(Protocol):
 
 
 class Connection(ABC):
-    """A client between its handshake and its end. Subclasses are the transports."""
+    """A client between its handshake and its end. Subclasses are the transports.
 
-    transport: str
-    """The word for logs and stats: ``sse`` or ``websocket``."""
+    ``transport`` is the word for logs and stats, ``sse`` or ``websocket``. ``encoder`` is how this
+    client's frames are made; it is set when its link is known.
+    """
 
+    # Slots, because the fan-out goes over thousands of these and feels each step to memory.
+    __slots__ = (
+        "_connections",
+        "_direct",
+        "_filter",
+        "_heartbeat_seconds",
+        "_hub",
+        "_inbox",
+        "_link",
+        "_outbox",
+        "_outbox_bound",
+        "_queued",
+        "_scope",
+        "_write_now",
+        "address",
+        "bytes",
+        "encoder",
+        "events",
+        "grant",
+        "id",
+        "reason",
+        "retry_ms",
+        "seq",
+        "user",
+    )
+
+    transport: ClassVar[str]
     encoder: Encoder
-    """How this client's frames are made; set when its link is known."""
 
     def __init__(
         self, connections: Connections, *, id: str, grant: Grant, address: str | None
@@ -104,6 +130,7 @@ class Connection(ABC):
         self._filter: Filter = EVERYTHING
         self._hub: Hub = connections.hub
         self._link: Link
+        self._write_now: Callable[[bytes], int] | None = None
         self._direct = False
         self._queued = 0
         self._outbox_bound = connections.outbox_bytes
@@ -144,7 +171,8 @@ class Connection(ABC):
     async def run(self, link: Link) -> EndReason:
         """Serve the client until the end; return why it ended. Closes the link."""
         self._link = link
-        self._direct = link.direct
+        self._write_now = link.write_now
+        self._direct = link.write_now is not None
         # Unbounded in number because `_queue` bounds it in bytes.
         self._outbox, self._inbox = trio.open_memory_channel[bytes | memoryview](math.inf)
         opened = time.monotonic()
@@ -199,7 +227,7 @@ class Connection(ABC):
         self.seq = seq
         self.events += len(frames)
         if self._direct:
-            sent = self._send_now(joined)
+            sent = self._write(joined)
             if sent == len(joined):
                 return
             if sent:
@@ -209,16 +237,18 @@ class Connection(ABC):
     def push(self, frame: bytes) -> None:
         """Send a frame of the protocol itself: a reply, a heartbeat, a pong."""
         if self._direct:
-            sent = self._send_now(frame)
+            sent = self._write(frame)
             if sent == len(frame):
                 return
             self._queue([memoryview(frame)[sent:]])
         else:
             self._queue([frame])
 
-    def _send_now(self, data: bytes) -> int:
+    def _write(self, data: bytes) -> int:
+        """Give the kernel what it takes now; return how many bytes that was."""
+        assert self._write_now is not None
         try:
-            sent = self._link.send_now(data)
+            sent = self._write_now(data)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -257,7 +287,7 @@ class Connection(ABC):
             self.bytes += size
             self._queued -= size
             if not self._queued:
-                self._direct = self._link.direct
+                self._direct = self._write_now is not None
 
     async def _heartbeat(self) -> None:
         interval = self._heartbeat_seconds

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -93,7 +94,7 @@ class SafeProtocol(ProtocolWrapper):
 
 
 class Client:
-    """One accepted stream, from its first byte to its end."""
+    """One accepted socket, from its first byte to its end."""
 
     def __init__(
         self,
@@ -101,7 +102,8 @@ class Client:
         config: Config,
         context: WorkerContext,
         state: dict[str, Any],
-        stream: trio.SocketStream | trio.SSLStream[trio.SocketStream],
+        accepted: socket.socket,
+        ssl_context: ssl.SSLContext | None,
         *,
         take_over: bool,
         send_seconds: float,
@@ -110,7 +112,14 @@ class Client:
         self._config = config
         self._context = context
         self._state = state
-        self._stream = stream
+        # The stream closes this very socket; it stays here for what writes to it directly.
+        self._accepted = accepted
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
+        self._stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = stream
+        if ssl_context is not None:
+            self._stream = trio.SSLStream(
+                stream, ssl_context, server_side=True, https_compatible=True
+            )
         self._may_take_over = take_over
         self._send_seconds = send_seconds
         self._send_lock = trio.Lock()
@@ -311,7 +320,7 @@ class Client:
         del self._protocol, self._tasks, self._idle_task, self._app, self._send_lock
         if isinstance(self._stream, trio.SSLStream):
             return StreamLink(self._stream)
-        return SocketLink(self._stream)
+        return SocketLink(self._stream, self._accepted)
 
 
 def _prepare(connection: Connection, scope: Any, head: bytes) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
-from typing import Final
+from typing import Any, Final
 
-import trio
 from hypercorn.config import Config
 
 from triocast.settings import Settings
@@ -49,25 +49,52 @@ class CannotListen(Exception):
     """The address of the settings cannot be listened on; the message says which and why."""
 
 
-async def open_listeners(settings: Settings) -> list[trio.SocketListener]:
+def open_listeners(settings: Settings) -> list[socket.socket]:
     """Listen on the host and port of the settings. Raises CannotListen."""
+    listeners: list[socket.socket] = []
+    missing: OSError | None = None
     try:
-        listeners = await trio.open_tcp_listeners(
-            settings.port, host=settings.host, backlog=BACKLOG
-        )
+        for family, _, _, _, address in socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            try:
+                listeners.append(_listen(family, address, settings.heartbeat_seconds))
+            except OSError as error:
+                # A name can have an address of a family that this machine does without.
+                if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    raise
+                missing = error
+        if not listeners and missing is not None:
+            raise missing
     except OSError as error:
+        for listener in listeners:
+            listener.close()
         reason = error.strerror or str(error)
         raise CannotListen(
             f"cannot listen on {settings.host} port {settings.port}: {reason}"
         ) from error
-    for listener in listeners:
+    return listeners
+
+
+def _listen(family: int, address: Any, heartbeat_seconds: float) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             # Inherited by each connection: bytes that nobody acknowledges end it, also where only
             # idle heartbeats are sent. A peer that vanished after one heartbeat is thus noticed
             # within a second one.
-            listener.socket.setsockopt(
+            listener.setsockopt(
                 socket.IPPROTO_TCP,
                 socket.TCP_USER_TIMEOUT,
-                max(1, int(settings.heartbeat_seconds * 900)),
+                max(1, int(heartbeat_seconds * 900)),
             )
-    return listeners
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gc
 import logging
 import resource
 import signal
+import socket
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -25,6 +28,10 @@ log = logging.getLogger("triocast.server")
 SPARE_SOCKETS: Final = 512
 """Open sockets beyond ``max_connections``: for requests, and for saying no."""
 
+OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+OUT_OF_RESOURCES_PAUSE: Final = 0.1
+"""Seconds until another try to accept; others may have gone by then."""
+
 _REFUSAL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
     b"Content-Type: application/json\r\n\r\n"
@@ -42,12 +49,13 @@ class Server:
         self._config: Config = hypercorn_config(settings)
         self._context = WorkerContext(None)
         self._clients: set[Client] = set()
+        self._ssl_context = self._config.create_ssl_context()
         self._empty = trio.Event()
         self._state: dict[str, Any] = {}
 
     async def serve(
         self,
-        listeners: Sequence[trio.SocketListener],
+        listeners: Sequence[socket.socket],
         stop: trio.Event,
         *,
         task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
@@ -63,44 +71,47 @@ class Server:
             await lifespan.wait_for_startup()
             async with trio.open_nursery() as client_nursery:
                 async with trio.open_nursery() as accept_nursery:
-                    accept_nursery.start_soon(self._accept, listeners, client_nursery)
+                    for listener in listeners:
+                        accept_nursery.start_soon(self._accept, listener, client_nursery)
                     task_status.started([self._address(listener) for listener in listeners])
                     await stop.wait()
                     self._node.connections.draining = True
                     accept_nursery.cancel_scope.cancel()
+                for listener in listeners:
+                    listener.close()
                 await self._drain()
                 client_nursery.cancel_scope.cancel()
             await lifespan.wait_for_shutdown()
             lifespan_nursery.cancel_scope.cancel()
 
-    async def _accept(
-        self, listeners: Sequence[trio.SocketListener], client_nursery: trio.Nursery
-    ) -> None:
-        ssl_context = self._config.create_ssl_context()
-        secure: list[Any] = list(listeners)
-        if ssl_context is not None:
-            secure = [
-                trio.SSLListener(listener, ssl_context, https_compatible=True)
-                for listener in listeners
-            ]
-        try:
-            await trio.serve_listeners(self._serve_client, secure, handler_nursery=client_nursery)
-        finally:
-            for listener in listeners:
-                listener.socket.close()
+    async def _accept(self, listening: socket.socket, client_nursery: trio.Nursery) -> None:
+        """Accept for ever. What fails here is one client's, or passes."""
+        while True:
+            try:
+                accepted, _ = listening.accept()
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(listening)
+                continue
+            except OSError as error:
+                if error.errno in OUT_OF_RESOURCES:
+                    log.warning("cannot accept for now: %s", error)
+                    await trio.sleep(OUT_OF_RESOURCES_PAUSE)
+                continue
+            accepted.setblocking(False)
+            client_nursery.start_soon(self._serve_client, accepted)
+            await trio.lowlevel.checkpoint()
 
-    async def _serve_client(
-        self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]
-    ) -> None:
+    async def _serve_client(self, accepted: socket.socket) -> None:
         if len(self._clients) >= self._settings.max_connections + SPARE_SOCKETS:
-            await _refuse(stream)
+            await self._refuse(accepted)
             return
         client = Client(
             self._app,
             self._config,
             self._context,
             self._state,
-            stream,
+            accepted,
+            self._ssl_context,
             take_over=self._settings.takeover,
             send_seconds=self._settings.heartbeat_seconds,
         )
@@ -111,6 +122,14 @@ class Server:
             self._clients.discard(client)
             if not self._clients:
                 self._empty.set()
+
+    async def _refuse(self, accepted: socket.socket) -> None:
+        """Answer that there is no room, at the least cost; under TLS that is to hang up."""
+        with accepted, contextlib.suppress(OSError):
+            await trio.lowlevel.checkpoint()
+            if self._ssl_context is None:
+                accepted.send(_REFUSAL)
+                accepted.shutdown(socket.SHUT_WR)
 
     async def _drain(self) -> None:
         """Send everybody away; cut off who is still here when the time is up."""
@@ -125,23 +144,10 @@ class Server:
         for client in list(self._clients):
             client.abort()
 
-    def _address(self, listener: trio.SocketListener) -> str:
-        host, port, *_ = listener.socket.getsockname()
+    def _address(self, listener: socket.socket) -> str:
+        host, port, *_ = listener.getsockname()
         scheme = "http" if self._settings.tls_certificate is None else "https"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-
-
-async def _refuse(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> None:
-    """Answer that there is no room, at the least cost; under TLS that is to hang up."""
-    try:
-        if isinstance(stream, trio.SocketStream):
-            with trio.move_on_after(1):
-                await stream.send_all(_REFUSAL)
-                await stream.send_eof()
-    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-        pass
-    finally:
-        await trio.aclose_forcefully(stream)
 
 
 async def serve(
@@ -156,7 +162,7 @@ async def serve(
     where the address cannot be bound.
     """
     check_bind(settings)
-    listeners = await open_listeners(settings)
+    listeners = open_listeners(settings)
     await Server(settings).serve(listeners, stop, task_status=task_status)
 
 
@@ -173,7 +179,7 @@ def run_server(settings: Settings) -> None:
 
 async def _run_until_signalled(settings: Settings) -> None:
     # Outside of the nursery, so that its error comes out as it is.
-    listeners = await open_listeners(settings)
+    listeners = open_listeners(settings)
     server = Server(settings)
     stop = trio.Event()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

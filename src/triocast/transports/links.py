@@ -7,7 +7,6 @@ the portable way for response bodies.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
@@ -24,17 +23,13 @@ class SocketLink:
     """A clear TCP (or Unix) stream that was taken over from the HTTP server."""
 
     taken_over = True
-    direct = True
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, raw: socket.socket) -> None:
+        """Take the stream, and the non-blocking socket that it was made from."""
         self._stream = stream
-        self._socket = stream.socket
+        self._socket = raw
+        self.write_now: Callable[[bytes | memoryview], int] = raw.send
         self._unsent = memoryview(b"")
-
-    def send_now(self, data: bytes) -> int:
-        # The descriptor is asked for each time: once the socket is closed it is -1, while a
-        # number kept from before may be another client's by now.
-        return os.write(self._socket.fileno(), data)
 
     async def send(self, frames: Sequence[bytes | memoryview]) -> None:
         self._unsent = memoryview(frames[0] if len(frames) == 1 else b"".join(frames))
@@ -46,7 +41,7 @@ class SocketLink:
         while self._unsent:
             await trio.lowlevel.wait_writable(self._socket)
             try:
-                self._unsent = self._unsent[os.write(self._socket.fileno(), self._unsent) :]
+                self._unsent = self._unsent[self.write_now(self._unsent) :]
             except BlockingIOError:
                 continue
 
@@ -63,21 +58,18 @@ class SocketLink:
             pass
 
     def close(self) -> None:
-        self._socket.close()
+        close_now(self._stream)
 
 
 class StreamLink:
     """A stream of our own that only its own task may write to: TLS, or a memory stream."""
 
     taken_over = True
-    direct = False
+    write_now = None
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._whole = True
-
-    def send_now(self, data: bytes) -> int:
-        raise BlockingIOError("this link writes in its own task")
 
     async def send(self, frames: Sequence[bytes | memoryview]) -> None:
         self._whole = False
@@ -112,15 +104,12 @@ class ASGIResponseLink:
     """The body of an ASGI response under way."""
 
     taken_over = False
-    direct = False
+    write_now = None
 
     def __init__(self, receive: ASGIReceive, send: ASGISend) -> None:
         self._receive = receive
         self._send = send
         self._whole = True
-
-    def send_now(self, data: bytes) -> int:
-        raise BlockingIOError("this link writes in its own task")
 
     async def send(self, frames: Sequence[bytes | memoryview]) -> None:
         self._whole = False

@@ -66,6 +66,8 @@ class StreamOptions:
 class SSEConnection(Connection):
     """A client that reads ``text/event-stream``."""
 
+    __slots__ = ("_chunked", "_options")
+
     transport = "sse"
 
     def __init__(

@@ -65,16 +65,13 @@ class ASGIWebSocketLink:
     """An accepted ASGI WebSocket: messages rather than bytes, and no control frames."""
 
     taken_over = False
-    direct = False
+    write_now = None
 
     def __init__(self, receive: ASGIReceive, send: ASGISend) -> None:
         self._receive = receive
         self._send = send
         self.close_code = 1000
         self._whole = True
-
-    def send_now(self, data: bytes) -> int:
-        raise BlockingIOError("this link writes in its own task")
 
     async def send(self, frames: Sequence[bytes | memoryview]) -> None:
         self._whole = False
@@ -104,6 +101,18 @@ class ASGIWebSocketLink:
 
 class WebSocketConnection(Connection):
     """A client that speaks the native protocol."""
+
+    __slots__ = (
+        "_heard",
+        "_heartbeat_events",
+        "_joined",
+        "_leftover",
+        "_max_json_depth",
+        "_max_message_bytes",
+        "_most_channels",
+        "_publisher",
+        "_reader",
+    )
 
     transport = "websocket"
 
