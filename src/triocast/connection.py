@@ -85,6 +85,7 @@ class Connection(ABC):
 
     # Slots, because the fan-out goes over thousands of these and feels each step to memory.
     __slots__ = (
+        "__weakref__",
         "_connections",
         "_direct",
         "_filter",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import weakref
 from collections import Counter
 from typing import Final
 
@@ -29,30 +30,31 @@ class Connections:
         self.outbox_bytes = outbox_bytes
         self.heartbeat_seconds = heartbeat_seconds
         self.live: set[Connection] = set()
+        # Weak, because a handshake can end without its connection ever running.
+        self._coming: weakref.WeakSet[Connection] = weakref.WeakSet()
         self.ended: Counter[str] = Counter()
         self.draining = False
         self._empty = trio.Event()
 
-    def check_room(self) -> None:
-        """Return if another connection may come.
+    def admit(self, connection: Connection) -> None:
+        """Keep a place for a connection whose handshake is under way.
 
         Raises TooManyConnections or ShuttingDown, both temporary.
         """
         if self.draining:
             raise ShuttingDown("this server is going away; come back in a moment")
-        if len(self.live) >= self.most:
+        if len(self.live) + len(self._coming) >= self.most:
             raise TooManyConnections(f"this server has its {self.most} connections")
+        self._coming.add(connection)
 
     def enter(self, connection: Connection) -> bool:
-        """Count a connection in; false, and its end, if others took the last place meanwhile."""
+        """Count a connection in; false, and its end, if the drain has begun meanwhile."""
+        self._coming.discard(connection)
         if self.draining:
             connection.end(EndReason.SHUTDOWN)
-        elif len(self.live) >= self.most:
-            connection.end(EndReason.TOO_MANY_CONNECTIONS)
-        else:
-            self.live.add(connection)
-            return True
-        return False
+            return False
+        self.live.add(connection)
+        return True
 
     def leave(self, connection: Connection) -> None:
         """Count a connection out, under the reason it ended for."""

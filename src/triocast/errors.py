@@ -174,7 +174,6 @@ class EndReason(Enum):
     MESSAGE_TOO_BIG = ("message_too_big", CloseCode.MESSAGE_TOO_BIG)
     POLICY = ("policy", CloseCode.POLICY)
     GRANT_ENDED = ("grant_ended", CloseCode.UNAUTHORIZED)
-    TOO_MANY_CONNECTIONS = ("too_many_connections", CloseCode.TRY_AGAIN_LATER)
     SHUTDOWN = ("shutdown", CloseCode.SERVICE_RESTART)
     SERVER_ERROR = ("server_error", CloseCode.SERVER_ERROR)
 

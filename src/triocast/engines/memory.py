@@ -50,9 +50,9 @@ class MemoryEngine(Engine):
         self._outlets: list[Outlet] = []
         self._rings: dict[str, _Ring] = {}
         self._namespace_floors: dict[str, int] = {}
-        # Publications in the order they will be forgotten; ones that their ring has dropped
+        # (seq, channel) in the order they will be forgotten; those that their ring has dropped
         # already stay in it until they come up or are swept.
-        self._order: deque[Publication] = deque()
+        self._order: deque[tuple[int, str]] = deque()
         self._kept = 0
         self._bytes = 0
 
@@ -116,22 +116,25 @@ class MemoryEngine(Engine):
 
     def _keep(self, ring: _Ring, publication: Publication) -> None:
         ring.kept.append(publication)
-        self._order.append(publication)
+        self._order.append((publication.seq, publication.event.channel))
         self._kept += 1
         self._bytes += _size(publication)
         if len(ring.kept) > self._history_events:
             self._drop_oldest(ring)
         while self._bytes > self._history_bytes:
-            oldest = self._order.popleft()
-            channel = oldest.event.channel
+            oldest, channel = self._order.popleft()
             owner = self._rings.get(channel)
-            if owner is not None and owner.kept and owner.kept[0] is oldest:
+            if owner is not None and owner.kept and owner.kept[0].seq == oldest:
                 self._drop_oldest(owner)
                 if not owner.kept:
                     self._forget(channel, owner)
         if len(self._order) > 2 * self._kept + _SLACK:
             self._order = deque(
-                sorted((p for ring in self._rings.values() for p in ring.kept), key=lambda p: p.seq)
+                sorted(
+                    (publication.seq, channel)
+                    for channel, ring in self._rings.items()
+                    for publication in ring.kept
+                )
             )
 
     def _drop_oldest(self, ring: _Ring) -> None:

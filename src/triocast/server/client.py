@@ -82,6 +82,8 @@ class SafeProtocol(ProtocolWrapper):
         except H2ProtocolAssumedError as error:
             self.protocol = self._make(SafeH2Protocol)
             await self.protocol.initiate()
+            # What looked like a request was none: the connection is idle again.
+            await self.send(Updated(idle=True))
             data = error.data
         except H2CProtocolRequiredError as error:
             self.protocol = self._make(SafeH2Protocol)
@@ -286,19 +288,25 @@ class Client:
             if connection is None or not self._can_take_over(scope):
                 await send(message)
                 if message["type"] == "websocket.accept":
-                    self._reading.cancel()
+                    self._let_through()
                 return
             self._head = bytearray()
             await send(message)
             head, self._head = bytes(self._head), None
             if self._lost or not _prepare(connection, scope, head):
-                self._reading.cancel()
+                self._let_through()
                 return
             self._taken = connection
             self._scope.cancel()
             await trio.lowlevel.checkpoint()
 
         await self._app(scope, receive, send_or_take_over)
+
+    def _let_through(self) -> None:
+        """Hand what was held behind an upgrade to Hypercorn, by way of the reading task."""
+        if isinstance(self._protocol.protocol, SafeH11Protocol):
+            self._protocol.protocol.let_through()
+            self._reading.cancel()
 
     def _can_take_over(self, scope: Any) -> bool:
         return (

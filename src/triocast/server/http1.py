@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from urllib.parse import urlsplit
 
 import h11
 from hypercorn.events import Closed
-from hypercorn.protocol.events import Data, Response
+from hypercorn.protocol.events import Data
 from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
 
 _TEXT_HEADERS = (b"sec-websocket-protocol", b"sec-websocket-extensions")
 
 
 class PatientWSConnection(H11WSConnection):
-    """Holds what a client sends behind its upgrade until the upgrade is answered.
+    """Holds what a client sends behind its upgrade until somebody is there to take it.
 
-    Upstream hands it on at once, and the server ends: pgjones/hypercorn#225.
+    Upstream hands it on at once, and the server ends: pgjones/hypercorn#225. It is held while the
+    answer is on its way, too: behind a takeover it is the connection's.
     """
 
     def __init__(self, connection: h11.Connection) -> None:
@@ -37,7 +38,7 @@ class SafeH11Protocol(H11Protocol):
     """HTTP/1.1 of one connection."""
 
     async def _create_stream(self, request: h11.Request) -> None:
-        if not _upgrade_is_sane(request):
+        if not (_upgrade_is_sane(request) and _target_is_sane(request.target)):
             await self._send_error_response(400)
             await self.send(Closed())
             return
@@ -45,14 +46,14 @@ class SafeH11Protocol(H11Protocol):
         if isinstance(self.connection, H11WSConnection):
             self.connection = PatientWSConnection(self.connection.h11_connection)
 
-    async def stream_send(self, event: Any) -> None:
-        await super().stream_send(event)
-        if isinstance(event, Response) and isinstance(self.connection, PatientWSConnection):
+    def let_through(self) -> None:
+        """Let what is held, and what follows, go to Hypercorn's WebSocket: it stays portable."""
+        if isinstance(self.connection, PatientWSConnection):
             self.connection.accepted = True
 
     @property
     def held_bytes(self) -> int:
-        """How much a client has sent behind an upgrade that is not answered yet."""
+        """How much a client has sent behind an upgrade that nobody has taken yet."""
         if isinstance(self.connection, PatientWSConnection) and not self.connection.accepted:
             return len(self.connection.buffer)
         return 0
@@ -67,6 +68,16 @@ class SafeH11Protocol(H11Protocol):
 def _upgrade_is_sane(request: h11.Request) -> bool:
     """Upstream decodes these headers as ASCII, and ends on others."""
     return all(value.isascii() for name, value in request.headers if name in _TEXT_HEADERS)
+
+
+def _target_is_sane(target: bytes) -> bool:
+    """Quart parses targets that are no path, and answers 500 to those that cannot be."""
+    if target.startswith(b"/") or target == b"*":
+        return True
+    try:
+        return bool(urlsplit(target).netloc)
+    except ValueError:
+        return False
 
 
 def _without_extensions(request: h11.Request) -> h11.Request:

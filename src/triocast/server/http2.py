@@ -8,7 +8,7 @@ import h2.connection
 import h2.errors
 import h2.events
 import h2.exceptions
-from hypercorn.events import Closed
+from hypercorn.events import Closed, RawData
 from hypercorn.protocol.events import Body, EndData, Request, StreamClosed
 from hypercorn.protocol.h2 import BUFFER_LOW_WATER, H2Protocol, StreamBuffer
 from hypercorn.protocol.http_stream import HTTPStream
@@ -23,6 +23,11 @@ from wsproto.frame_protocol import CloseReason
 
 MOST_RESETS: Final = 200
 """Streams a client may reset beyond those that ran to their end; a flood of them is an attack."""
+
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+FRAME_HEAD: Final = 9
+"""Bytes in a frame's head."""
 
 _TEXT_HEADERS: Final = (b"sec-websocket-protocol", b"sec-websocket-extensions")
 
@@ -89,12 +94,51 @@ class SafeWSStream(WSStream):
         await self.send(StreamClosed(stream_id=self.stream_id))
 
 
+class FrameHeads:
+    """Follows the heads of the frames in a client's bytes (RFC 9113, section 4.1), to know the
+    length of a frame before its payload has come: `h2` looks at it only then.
+    """
+
+    def __init__(self) -> None:
+        self._skip = len(PREFACE)
+        self._head = b""
+        self.longest = 0
+
+    def feed(self, data: bytes) -> None:
+        """Note the longest length that any head in these bytes announced."""
+        at = 0
+        while at < len(data):
+            if self._skip:
+                skipped = min(self._skip, len(data) - at)
+                self._skip -= skipped
+                at += skipped
+                continue
+            missing = FRAME_HEAD - len(self._head)
+            self._head += data[at : at + missing]
+            at += missing
+            if len(self._head) == FRAME_HEAD:
+                self._skip = int.from_bytes(self._head[:3], "big")
+                self.longest = max(self.longest, self._skip)
+                self._head = b""
+
+
 class SafeH2Protocol(H2Protocol):
     """HTTP/2 of one connection."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._resets = 0
+        self._heads = FrameHeads()
+
+    async def handle(self, event: Any) -> None:
+        if isinstance(event, RawData):
+            self._heads.feed(event.data)
+            if self._heads.longest > self.config.h2_max_inbound_frame_size:
+                self.connection.close_connection(h2.errors.ErrorCodes.FRAME_SIZE_ERROR)
+                await self._flush()
+                await self.send(Closed())
+                return
+        await super().handle(event)
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:

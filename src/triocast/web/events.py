@@ -42,12 +42,6 @@ async def stream_events() -> Response:
             raise Forbidden(f"you may not subscribe to {name}")
     if request.method == "HEAD":
         return Response(b"", headers=HEADERS, content_type=CONTENT_TYPE)
-    try:
-        node.connections.check_room()
-    except Unavailable as error:
-        if not _is_event_source():
-            raise
-        return Response(sse.polite_end(error), headers=HEADERS, content_type=CONTENT_TYPE)
     connection = sse.SSEConnection(
         node.connections,
         options,
@@ -55,6 +49,12 @@ async def stream_events() -> Response:
         grant=grant,
         address=caller_address(request),
     )
+    try:
+        node.connections.admit(connection)
+    except Unavailable as error:
+        if not _is_event_source():
+            raise
+        return Response(sse.polite_end(error), headers=HEADERS, content_type=CONTENT_TYPE)
     headers = dict(HEADERS)
     if request.http_version == "1.1":
         headers["Connection"] = "keep-alive"

@@ -23,7 +23,6 @@ async def open_websocket() -> Response:
     heartbeat = websocket.args.get("heartbeat", "ping")
     if heartbeat not in ("ping", "event"):
         raise BadRequest("heartbeat is 'ping' or 'event'")
-    node.connections.check_room()
     connection = WebSocketConnection(
         node.connections,
         node.publisher,
@@ -35,5 +34,6 @@ async def open_websocket() -> Response:
         max_json_depth=settings.max_json_depth,
         heartbeat_events=heartbeat == "event",
     )
+    node.connections.admit(connection)
     offered = websocket.requested_subprotocols
     return StreamResponse(connection, subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -11,12 +11,17 @@ from triocast.errors import InvalidEvent, InvalidJSON
 
 T = TypeVar("T")
 
+LONGEST_NUMBER: Final = 1_000
+"""Digits. Python's own `json` refuses longer ones, and so would end plain Python subscribers."""
+
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (LONGEST_NUMBER + 1))
 _BRACKET = re.compile(rb"[\[{\]}]")
 
 
 def check(text: bytes, *, max_depth: int) -> None:
-    """Raise InvalidJSON if the text is not UTF-8 or nests deeper than ``max_depth``.
+    """Raise InvalidJSON if the text is not UTF-8, nests deeper than ``max_depth``, or has a number
+    that common parsers refuse.
 
     Decoding comes later; this is what msgspec does not look at in values it passes through.
     """
@@ -24,6 +29,8 @@ def check(text: bytes, *, max_depth: int) -> None:
         text.decode()
     except UnicodeDecodeError as error:
         raise InvalidJSON(f"the text is not UTF-8 (byte {error.start})") from None
+    if _LONG_NUMBER.search(text) and _LONG_NUMBER.search(_STRING.sub(b"", text)):
+        raise InvalidJSON(f"a number has at most {LONGEST_NUMBER} digits")
     # Counting is cheap and decides nearly always; only a text that could be too deep is walked.
     if text.count(b"[") + text.count(b"{") <= max_depth:
         return

@@ -1,0 +1,137 @@
+"""HTTP/2 that makes a server work or remember without end: its memory has to stay flat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hyperframe.frame import (
+    ContinuationFrame,
+    Frame,
+    HeadersFrame,
+    PingFrame,
+    RstStreamFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
+
+from e2e.servers import Server
+
+from .attacker import send_while_taken
+from .bystanders import unharmed
+from .raw_http2 import RawHttp2
+from .raw_websocket import BINARY, CONTINUATION, TEXT, close_code, frame
+
+MIB = 1 << 20
+Flood = Callable[[RawHttp2], bytes]
+
+
+def settings(client: RawHttp2) -> bytes:
+    return SettingsFrame(0, settings={SettingsFrame.HEADER_TABLE_SIZE: 4096}).serialize() * 1000
+
+
+def pings(client: RawHttp2) -> bytes:
+    return PingFrame(0, b"12345678").serialize() * 1000
+
+
+def continuations(client: RawHttp2) -> bytes:
+    """CVE-2024-27316: a header block without end."""
+    client.send(client.headers(1, client.request(), "END_STREAM"))
+    return ContinuationFrame(1, b"\x00\x05x-aaa\x03bbb").serialize() * 500
+
+
+def empty_continuations(client: RawHttp2) -> bytes:
+    client.send(client.headers(1, client.request(), "END_STREAM"))
+    return ContinuationFrame(1, b"").serialize() * 1000
+
+
+def resets_of_a_closed_stream(client: RawHttp2) -> bytes:
+    client.send(client.get(1))
+    client.until(lambda: 1 in client.ended or client.over(1))
+    return RstStreamFrame(1, 8).serialize() * 1000
+
+
+def windows(client: RawHttp2) -> bytes:
+    return WindowUpdateFrame(0, window_increment=1).serialize() * 1000
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [settings, pings, continuations, empty_continuations, resets_of_a_closed_stream, windows],
+    ids=lambda flood: flood.__name__,
+)
+def test_a_flood_without_reading(server: Server, flood: Flood) -> None:
+    with unharmed(server) as scene, server.flat_memory():
+        client = RawHttp2(scene.attacker, receive_buffer=4096)
+        send_while_taken(client.sock, flood(client), 2_000_000, stalled_after=2)
+
+
+def test_a_header_block_without_end_is_cut_off(server: Server) -> None:
+    """64 MB of CONTINUATION. The server closes; it may read on for a moment, but keeps nothing."""
+    with unharmed(server) as scene, server.flat_memory():
+        client = RawHttp2(scene.attacker)
+        client.send(client.headers(1, client.request(), "END_STREAM"))
+        part: Frame = ContinuationFrame(1, client.encoded([(b"x-a", b"b" * 10_000)]))
+        send_while_taken(client.sock, part.serialize(), 64 * MIB, stalled_after=5)
+        client.until_closed()
+
+
+def test_a_header_bomb_is_not_unpacked(server: Server) -> None:
+    """One entry of the compression table, named 12 000 times: 47 MB of headers in 15 kB."""
+    with unharmed(server) as scene, server.flat_memory():
+        client = RawHttp2(scene.attacker)
+        entry = [(b"x-bomb", b"a" * 3900)]
+        first, again = client.encoded(entry), client.encoded(entry)
+        client.send(HeadersFrame(1, first + again * 12_000, flags=("END_HEADERS", "END_STREAM")))
+        client.until_told_off(1)
+    assert client.status.get(1, 431) in (400, 431)
+
+
+@pytest.mark.parametrize("path", [b"/realtime/events", b"/realtime/ws"])
+def test_a_stalled_stream_costs_a_bounded_amount(serve: Callable[..., Server], path: bytes) -> None:
+    """The client reads its socket and never opens the stream's window, while 20 MB are
+    published."""
+    server = serve(
+        "--outbox-bytes", "1000000", "--max-event-bytes", "100000", "--history-bytes", "100000"
+    )
+    with unharmed(server) as scene:
+        scene.publish(30, 32_000)  # what is kept at all is kept before the measurement
+        with server.flat_memory(12 * MIB):
+            client = RawHttp2(scene.attacker)
+            client.send(
+                client.get(1, path) if path.endswith(b"events") else client.websocket(1, path=path)
+            )
+            client.until_told_off(1)
+            assert client.status[1] == 200
+            marks = []
+            for _ in range(70):
+                marks += scene.publish(10, 32_000)
+                client.pump(0)
+            scene.everybody_has(marks)
+    assert sum(map(len, client.body.values())) < 100_000
+
+
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+def test_a_fragmented_giant_message_is_cut_off(server: Server, opcode: int) -> None:
+    """64 MB in one message over a WebSocket of RFC 8441."""
+    part = b"a" * 65_000
+    with unharmed(server) as scene, server.flat_memory():
+        client = RawHttp2(scene.attacker)
+        client.send(client.websocket(1))
+        client.until_told_off(1)
+        assert client.status[1] == 200
+        message = frame(opcode, part, fin=False) + frame(CONTINUATION, part, fin=False) * 1000
+        sent = client.send_data(1, message)
+        client.until(lambda: client.over(1) or close_code(client.body[1]) is not None)
+    assert sent < len(message) // 2
+    assert close_code(client.body[1]) in (1009, None)
+
+
+def test_an_overlong_frame_is_refused_by_its_head(server: Server) -> None:
+    """RFC 9113, 4.2: 16 kB is the largest frame we allow. One that claims 16 MB must not be
+    waited for: a hundred
+    connections would make the server keep 1.6 GB."""
+    with unharmed(server) as scene:
+        client = RawHttp2(scene.attacker)
+        client.send(b"\xff\xff\xff\0\0\0\0\0\x01" + b"a" * 100_000)
+        client.until(lambda: client.closed or client.goaway is not None)
