@@ -40,7 +40,7 @@ def figures_of(report: dict[str, Any]) -> Figures:
             f"{name}.p50_ms": phase["p50_ms"],
             f"{name}.p99_ms": phase["p99_ms"],
             f"{name}.events_per_read": _per(deliveries, phase["reads_with_events"]),
-            f"{name}.events_per_write": _per(deliveries, phase["server_writes"] or 0),
+            f"{name}.events_per_write": _per(deliveries, phase["segments"]),
             f"{name}.bytes_per_delivery": _per(phase["bytes"], deliveries),
             f"{name}.server_us_per_delivery": None if cpu is None else _per(cpu * 1e6, deliveries),
             f"{name}.server_share": _per(cpu, phase["seconds"]),

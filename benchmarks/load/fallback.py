@@ -22,6 +22,9 @@ from typing import Any
 DIGITS = 10
 READ_BYTES = 65536
 
+DATA_SEGMENTS_IN = slice(152, 156)
+"""Where ``tcpi_data_segs_in`` stands in ``struct tcp_info`` (linux/tcp.h)."""
+
 
 class Ledger:
     """Proves that every client got every event, once, in one order; see ``ledger.c``."""
@@ -201,6 +204,15 @@ class Run:
             if self.given_up():
                 sys.exit(f"only {self.open_clients} of {self.options.clients} clients got in")
 
+    def segments(self) -> int:
+        """Return how many segments with data the clients' kernels have received."""
+        found = 0
+        for key in list(self.selector.get_map().values()):
+            if isinstance(key.data, Client):
+                info = key.data.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+                found += int.from_bytes(info[DATA_SEGMENTS_IN], sys.byteorder)
+        return found
+
     def publish(self, publishers: int) -> bool:
         if not self.publishers:
             self.publishers = [Publisher(self) for _ in range(self.options.publishers)]
@@ -233,7 +245,7 @@ class Run:
     def phase(self, name: str) -> dict[str, Any]:
         options, ledger = self.options, self.ledger
         self.begin()
-        writes, published, span = _server_writes(options), ledger.published, ledger.span
+        segments, published, span = self.segments(), ledger.published, ledger.span
         cpu, own, start = _server_cpu(options), time.process_time(), time.monotonic()
         due = start
         while time.monotonic() - start < options.seconds and not self.given_up():
@@ -257,7 +269,7 @@ class Run:
         self.settle()
         seconds = time.monotonic() - start
         quantiles = statistics.quantiles([0.0, 0.0, *self.latencies], n=100)
-        after, writes_after = _server_cpu(options), _server_writes(options)
+        after = _server_cpu(options)
         return {
             "name": name,
             "seconds": seconds,
@@ -270,7 +282,7 @@ class Run:
             "span_seconds": ledger.span - span,
             "client_cpu_seconds": time.process_time() - own,
             "server_cpu_seconds": None if after is None or cpu is None else after - cpu,
-            "server_writes": None if writes is None or not writes_after else writes_after - writes,
+            "segments": self.segments() - segments,
         }
 
 
@@ -292,11 +304,6 @@ def _server_cpu(options: argparse.Namespace) -> float | None:
 def _server_rss(options: argparse.Namespace) -> int | None:
     rss = re.search(r"Rss: +(\d+) kB", _proc(options, "smaps_rollup") or "")
     return int(rss[1]) if rss else None
-
-
-def _server_writes(options: argparse.Namespace) -> int | None:
-    writes = re.search(r"syscw: (\d+)", _proc(options, "io") or "")
-    return int(writes[1]) if writes else None
 
 
 def _parse() -> argparse.Namespace:

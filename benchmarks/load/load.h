@@ -35,7 +35,6 @@ uint64_t now_ns(void);
 double own_cpu(void);
 double server_cpu(void);      /* seconds; -1 if the process is not known */
 long server_rss_kb(void);     /* -1 if not known */
-long server_writes(void);     /* write() calls so far; -1 if not known */
 void fail(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
 /* ---- latencies: histogram.c ---- */
@@ -95,6 +94,11 @@ void connect_clients(int count);
 void close_clients(void);
 void client_ready(struct source *source, uint32_t events);
 void send_pongs(void);
+uint64_t all_segments_received(void);
+
+/* ---- one socket's counters: segments.c ---- */
+
+uint32_t segments_received(int fd);   /* segments with data; 0 if not known */
 
 /* ---- the POST connections: publishers.c ---- */
 

@@ -8,7 +8,7 @@
 
 struct start {
     double server_cpu, own_cpu;
-    long writes;
+    uint64_t segments;
     uint32_t published, completed;
     uint64_t time_ns, span_ns;
 };
@@ -17,13 +17,12 @@ static struct start begin(void) {
     memset(&counters, 0, sizeof counters);
     memset(&latencies, 0, sizeof latencies);
     last_progress_ns = now_ns();
-    return (struct start){server_cpu(), own_cpu(), server_writes(), published, completed,
+    return (struct start){server_cpu(), own_cpu(), all_segments_received(), published, completed,
                           last_progress_ns, completed_span_ns};
 }
 
 static void print_phase(const char *name, const struct start *start, uint64_t end_ns) {
     double cpu = server_cpu();
-    long writes = server_writes();
     printf("\n  {\"name\": \"%s\", \"seconds\": %.6f, \"events\": %u, \"deliveries\": %lu,\n", name,
            (double)(end_ns - start->time_ns) / 1e9, published - start->published,
            counters.deliveries);
@@ -36,8 +35,7 @@ static void print_phase(const char *name, const struct start *start, uint64_t en
            (double)latencies.most / 1e6, (double)(completed_span_ns - start->span_ns) / 1e9);
     printf("   \"client_cpu_seconds\": %.6f, \"server_cpu_seconds\": ", own_cpu() - start->own_cpu);
     if (cpu < 0) printf("null"); else printf("%.6f", cpu - start->server_cpu);
-    printf(", \"server_writes\": ");
-    if (writes < 0) printf("null}"); else printf("%ld}", writes - start->writes);
+    printf(", \"segments\": %lu}", all_segments_received() - start->segments);
 }
 
 static bool time_is_up(const struct start *start) {

@@ -43,9 +43,6 @@ static long proc_field(const char *file, const char *field) {
 
 long server_rss_kb(void) { return proc_field("smaps_rollup", "Rss:"); }
 
-/* Counts write() and writev(), not send(): exactly the calls that fan out in the servers here. */
-long server_writes(void) { return proc_field("io", "syscw:"); }
-
 void fail(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
