@@ -8,6 +8,7 @@ expected, Hypercorn's tasks end, and the stream belongs to that connection alone
 from __future__ import annotations
 
 import logging
+import math
 import re
 import socket
 import ssl
@@ -21,7 +22,7 @@ from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError
 from hypercorn.trio.task_group import TaskGroup
-from hypercorn.trio.worker_context import TrioSingleTask, WorkerContext
+from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
@@ -125,16 +126,16 @@ class Client:
         self._may_take_over = take_over
         self._send_seconds = send_seconds
         self._send_lock = trio.Lock()
-        self._idle_task = TrioSingleTask()
+        self._idle = trio.CancelScope()
         self._scope = trio.CancelScope()
         self._reading = trio.CancelScope()
         self._tasks: TaskGroup
         self._protocol: SafeProtocol
         self._head: bytearray | None = None
+        self._joining: bytearray | None = None
         self._taken: Connection | None = None
         self._linger = False
         self._lost = False
-        self._requests = 0
 
     async def run(self) -> None:
         """Serve the client. Lets nothing out but cancellation."""
@@ -187,7 +188,10 @@ class Client:
                     alpn_protocol=alpn,
                 )
                 await self._protocol.initiate()
-                await self._idle_task.restart(self._tasks, self._wait_idle)
+                self._idle.deadline = trio.current_time() + min(
+                    self._config.keep_alive_timeout, self._config.ssl_handshake_timeout
+                )
+                self._tasks.spawn(self._end_when_idle)
                 await self._read()
 
     async def _read(self) -> None:
@@ -215,20 +219,22 @@ class Client:
         if isinstance(event, RawData):
             if self._head is not None:
                 self._head += event.data
-            if event.data:
+            if self._joining is not None:
+                self._joining += event.data
+            elif event.data:
                 await self._send_data(event.data)
-        elif isinstance(event, Closed):
+            return
+        await self._send_joined()
+        if isinstance(event, Closed):
             self._linger = True
             self._lose()
         elif isinstance(event, Updated):
-            if event.idle:
-                # Shielded because upstream is sometimes cancelled right here, and then an idle
-                # connection stays open for ever.
-                with trio.move_on_after(1, shield=True):
-                    await self._idle_task.restart(self._tasks, self._wait_idle)
-            else:
-                self._requests += 1
-                await self._idle_task.stop()
+            self._note_idle(event.idle)
+
+    async def _send_joined(self) -> None:
+        joined, self._joining = self._joining, None
+        if joined:
+            await self._send_data(bytes(joined))
 
     async def _send_data(self, data: bytes) -> None:
         async with self._send_lock:
@@ -255,14 +261,25 @@ class Client:
             await self._protocol.handle(Closed())
         self._scope.cancel()
 
-    async def _wait_idle(self) -> None:
-        seconds = (
-            self._config.keep_alive_timeout
-            if self._requests
-            else min(self._config.keep_alive_timeout, self._config.ssl_handshake_timeout)
-        )
-        with trio.move_on_after(seconds):
+    def _note_idle(self, idle: bool) -> None:
+        """Start or stop the time in which the next request has to come."""
+        if not idle:
+            self._idle.deadline = math.inf
+        elif self._context.terminated.is_set():
+            self._idle.deadline = -math.inf
+        else:
+            self._idle.deadline = trio.current_time() + self._config.keep_alive_timeout
+
+    async def _end_when_idle(self) -> None:
+        """End the connection when it was idle for too long, or is idle and the server drains.
+
+        A scope whose deadline moves, where upstream starts a task for each pause: that one is
+        cancelled together with a handler, and then an idle connection stays open for ever.
+        """
+        with self._idle:
             await self._context.terminated.wait()
+            if self._idle.deadline == math.inf:
+                await trio.sleep_forever()
         self._linger = True
         self._scope.cancel()
 
@@ -283,10 +300,22 @@ class Client:
     async def _call_app(
         self, scope: Any, receive: Any, send: Any, sync_spawn: Any, call_soon: Any
     ) -> None:
+        head_to_join: Any = None
+
         async def send_or_take_over(message: Any) -> None:
+            nonlocal head_to_join
             connection = message.get(CONNECTION_KEY)
             if connection is None or not self._can_take_over(scope):
+                if message["type"] == "http.response.start" and connection is None and joins:
+                    head_to_join = message
+                    return
+                if head_to_join is not None:
+                    # A small response's head and body go out in one write.
+                    self._joining = bytearray()
+                    head, head_to_join = head_to_join, None
+                    await send(head)
                 await send(message)
+                await self._send_joined()
                 if message["type"] == "websocket.accept":
                     self._let_through()
                 return
@@ -300,6 +329,7 @@ class Client:
             self._scope.cancel()
             await trio.lowlevel.checkpoint()
 
+        joins = scope["type"] == "http" and isinstance(self._protocol.protocol, SafeH11Protocol)
         await self._app(scope, receive, send_or_take_over)
 
     def _let_through(self) -> None:
@@ -325,7 +355,7 @@ class Client:
         assert isinstance(protocol, SafeH11Protocol)
         if isinstance(connection, WebSocketConnection):
             connection.use_frames(protocol.take_leftover())
-        del self._protocol, self._tasks, self._idle_task, self._app, self._send_lock
+        del self._protocol, self._tasks, self._idle, self._app, self._send_lock
         if isinstance(self._stream, trio.SSLStream):
             return StreamLink(self._stream)
         return SocketLink(self._stream, self._accepted)

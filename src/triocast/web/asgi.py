@@ -60,7 +60,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
 
     async def _send_response(self, send: Any, response: Any) -> None:
         if not isinstance(response, StreamResponse):
-            await super()._send_response(send, response)
+            await _send_whole(send, response)
             return
         await send(
             {
@@ -112,3 +112,16 @@ class WebSocketConnection(TrioASGIWebsocketConnection):
         )
         body = await response.get_data(as_text=False)
         await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
+
+
+async def _send_whole(send: ASGISend, response: Any) -> None:
+    """Send a response whose body is in memory; all but streams are."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": response.status_code,
+            "headers": encode_headers(response.headers),
+        }
+    )
+    body = await response.get_data(as_text=False)
+    await send({"type": "http.response.body", "body": body, "more_body": False})
