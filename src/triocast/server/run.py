@@ -150,7 +150,7 @@ class Server:
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-async def serve(
+async def serve(  # noqa: ASYNC128  # it passes its task status on
     settings: Settings,
     *,
     stop: trio.Event,
@@ -185,11 +185,13 @@ async def _run_until_signalled(settings: Settings) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
 
-            async def serve_then_leave(*, task_status: trio.TaskStatus[list[str]]) -> None:
+            async def serve_then_leave(  # noqa: ASYNC128  # it passes its task status on
+                *, task_status: trio.TaskStatus[list[str]]
+            ) -> None:
                 await server.serve(listeners, stop, task_status=task_status)
                 nursery.cancel_scope.cancel()
 
-            addresses = await nursery.start(serve_then_leave)  # noqa: ASYNC128  # it passes it on
+            addresses = await nursery.start(serve_then_leave)
             # What has been loaded by now stays: the collector need not look at it again.
             gc.collect()
             gc.freeze()
