@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from quart import Response, request
+from quart import Response, has_request_context, request
+from quart import websocket as websocket_request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
@@ -82,5 +83,6 @@ async def _refuse_http(error: HTTPException) -> Response:
 
 
 async def _fail(error: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    where = request.path if has_request_context() else websocket_request.path
+    log.error("%s failed", where, exc_info=error)
     return error_response(TriocastError("an error of ours; it has been logged"), code="internal")
