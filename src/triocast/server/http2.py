@@ -50,13 +50,24 @@ class SafeStreamBuffer(StreamBuffer):
 
 
 class BoundedMessage(WebsocketBuffer):
-    """The fragments of a message, refused before they are kept. Upstream keeps them first."""
+    """The fragments of a message, refused before they are kept. Upstream keeps them first, and
+    counts a text's characters for bytes."""
+
+    def __init__(self, max_length: int) -> None:
+        super().__init__(max_length)
+        self.size = 0
+        """Bytes kept so far, text as UTF-8."""
 
     def extend(self, event: Message[Any]) -> None:
         size = len(event.data.encode()) if isinstance(event.data, str) else len(event.data)
-        if self.length + size > self.max_length:
+        if self.size + size > self.max_length:
             raise FrameTooLargeError
         super().extend(event)
+        self.size += size
+
+    def clear(self) -> None:
+        super().clear()
+        self.size = 0
 
 
 class SafeWSStream(WSStream):

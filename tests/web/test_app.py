@@ -1,0 +1,58 @@
+"""The application around its endpoints: what fails, fails in our form and starts no stream."""
+
+import httpx
+import pytest
+from quart import Response
+
+from triocast.settings import Settings
+from triocast.web import create_app, node_of
+
+
+@pytest.fixture
+async def app():
+    return create_app(Settings())
+
+
+@pytest.fixture
+async def client(app):
+    transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 1), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        yield client
+
+
+async def test_an_error_of_ours_tells_nothing_and_is_logged(app, client, caplog):
+    @app.get("/broken")
+    async def broken() -> Response:
+        raise ZeroDivisionError("secret detail")
+
+    reply = await client.get("/broken")
+    assert reply.status_code == 500
+    assert reply.json()["code"] == "internal"
+    assert "secret" not in reply.text
+    assert "secret detail" in caplog.text
+
+
+async def test_a_response_that_was_replaced_starts_no_stream(app, client):
+    @app.after_request
+    async def fail(response: Response) -> Response:
+        raise ZeroDivisionError
+
+    reply = await client.get("/realtime/events")
+    assert reply.status_code == 500
+    assert not node_of(app).connections.live
+    assert node_of(app).hub.subscribers() == ()
+
+
+async def test_what_is_not_there_is_refused_in_json(client):
+    assert (await client.get("/nowhere")).json()["code"] == "not_found"
+    reply = await client.get("/realtime/broadcast")
+    assert (reply.status_code, reply.json()["code"]) == (405, "method_not_allowed")
+    assert "POST" in reply.headers["Allow"]
+
+
+async def test_readiness_ends_with_the_drain(app, client):
+    assert (await client.get("/readyz")).status_code == 200
+    await node_of(app).drain(1)
+    reply = await client.get("/readyz")
+    assert (reply.status_code, reply.json()["code"]) == (503, "shutting_down")
+    assert (await client.get("/healthz")).status_code == 200
