@@ -51,7 +51,8 @@ class SafeStreamBuffer(StreamBuffer):
 
 class BoundedMessage(WebsocketBuffer):
     """The fragments of a message, refused before they are kept. Upstream keeps them first, and
-    counts a text's characters for bytes."""
+    counts a text's characters for bytes.
+    """
 
     def __init__(self, max_length: int) -> None:
         super().__init__(max_length)
