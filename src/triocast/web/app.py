@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import AsyncGenerator
 
 from quart import Response, has_request_context, request
 from quart import websocket as websocket_request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
+from triocast.engines import siblings
 from triocast.errors import TriocastError
 from triocast.node import Node, build_node
 from triocast.settings import Settings, load_settings
@@ -48,6 +51,11 @@ def create_app(settings: Settings | None = None, *, own_server: bool = False) ->
     app.register_error_handler(TriocastError, _refuse)
     app.register_error_handler(HTTPException, _refuse_http)
     app.register_error_handler(Exception, _fail)
+
+    @app.while_serving
+    async def claim_parent() -> AsyncGenerator[None, None]:
+        with siblings.claim_parent() or contextlib.nullcontext():
+            yield
 
     @app.before_serving
     async def start() -> None:
