@@ -1,0 +1,337 @@
+"""The fan-out: who gets what, once, in order, and nothing after they left."""
+
+from collections.abc import Callable, Sequence
+
+import attrs
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
+
+from triocast import hub as hub_module
+from triocast.events import BROADCAST, Event, Position, Publication, pattern_matches, user_channel
+from triocast.hub import EVERYTHING, Hub, make_filter
+
+EPOCH = "e"
+
+
+@attrs.define(eq=False)
+class Encoder:
+    """Frames are (seq, type); counts what it was asked for."""
+
+    encoded: int = 0
+
+    def encode(self, publication: Publication) -> tuple[int, str]:
+        self.encoded += 1
+        return publication.seq, publication.event.type
+
+    def join(self, frames: list[tuple[int, str]]) -> tuple[tuple[int, str], ...]:
+        return tuple(frames)
+
+
+SHARED = Encoder()
+
+
+@attrs.define(eq=False)
+class Listener:
+    id: str
+    user: str | None = None
+    encoder: Encoder = SHARED
+    got: list[int] = attrs.field(factory=list)
+    seqs: list[int] = attrs.field(factory=list)
+    on_delivery: Callable[[], None] = lambda: None
+
+    def deliver(self, joined: object, frames: Sequence[tuple[int, str]], seq: int) -> None:
+        assert joined == (frames[0] if len(frames) == 1 else tuple(frames))
+        assert frames[-1][0] == seq
+        self.got += (number for number, _ in frames)
+        self.seqs.append(seq)
+        self.on_delivery()
+
+
+class Source:
+    """Numbers events, as an engine does, and puts them into the hub."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.seq = 0
+
+    def publish(self, channel: str, type: str = "t", **fields: object) -> int:
+        self.seq += 1
+        event = Event(type=type, data=b"{}", channel=channel, timestamp="", **fields)
+        self.hub.put([Publication(event, Position(EPOCH, self.seq), prev=0)])
+        return self.seq
+
+
+@pytest.fixture
+async def hub() -> Hub:
+    return Hub(inbox_bytes=100_000, head=Position(EPOCH, 0))
+
+
+@pytest.fixture
+async def source(hub) -> Source:
+    return Source(hub)
+
+
+def enter(hub: Hub, name: str, *channels: str, **fields: object) -> Listener:
+    listener = Listener(name, **fields)
+    hub.add(listener)
+    hub.subscribe(listener, channels)
+    return listener
+
+
+async def test_each_gets_its_channels_in_order(hub, source, nursery):
+    a, b = enter(hub, "a", "x"), enter(hub, "b", "x", "y")
+    for channel in ("x", "y", "x", "z", BROADCAST):
+        source.publish(channel)
+    nursery.start_soon(hub.run)
+    await wait_all_tasks_blocked()
+    assert a.got == [1, 3, 5]
+    assert b.got == [1, 2, 3, 5]
+    assert hub.written == Position(EPOCH, 5)
+
+
+async def test_an_event_comes_once_however_many_names_cover_it(hub, source, nursery):
+    listener = enter(hub, "a", "news:x", "news:*", "*")
+    other = enter(hub, "b", "news:*")
+    source.publish("news:x")
+    source.publish("news:y")
+    nursery.start_soon(hub.run)
+    await wait_all_tasks_blocked()
+    assert listener.got == other.got == [1, 2]
+
+
+async def test_what_was_accepted_before_the_subscription_is_not_for_it(hub, source, nursery):
+    early = enter(hub, "early", "x")
+    source.publish("x")
+    late = Listener("late")
+    hub.add(late)
+    assert hub.subscribe(late, ["x"]) == Position(EPOCH, 1)
+    source.publish("x")
+    nursery.start_soon(hub.run)
+    await wait_all_tasks_blocked()
+    assert early.got == [1, 2]
+    assert late.got == [2]
+
+
+async def test_nothing_comes_after_leaving_in_the_middle_of_a_batch(hub, source, nursery):
+    first, second, third = (enter(hub, name, "x") for name in "abc")
+    first.on_delivery = lambda: (hub.unsubscribe(second, ["x"]), hub.remove(third))
+    source.publish("x")
+    nursery.start_soon(hub.run)
+    await wait_all_tasks_blocked()
+    assert (first.got, second.got, third.got) == ([1], [], [])
+
+
+async def test_nothing_comes_after_leaving_between_two_slices(
+    hub, source, nursery, monkeypatch, autojump_clock
+):
+    monkeypatch.setattr(hub_module, "SLICE_SECONDS", 0)
+    monkeypatch.setattr(hub_module, "LONGEST_SLICE_SECONDS", 0)
+    monkeypatch.setattr(hub_module, "_CHECK_CLOCK_EVERY", 1)
+    crowd = [enter(hub, f"c{n}", "x") for n in range(50)]
+    left: dict[str, int] = {}
+
+    async def leave_one_by_one() -> None:
+        for listener in reversed(crowd):
+            await trio.lowlevel.checkpoint()
+            hub.remove(listener)
+            left[listener.id] = len(listener.got)
+
+    source.publish("x")
+    nursery.start_soon(hub.run)
+    nursery.start_soon(leave_one_by_one)
+    await wait_all_tasks_blocked()
+    assert {listener.id: len(listener.got) for listener in crowd} == left
+    assert 0 < sum(left.values()) < len(crowd)  # some had it before they left, some had not
+
+
+async def test_filters_by_type_and_tag(hub, source, nursery):
+    types, tags = Listener("types"), Listener("tags")
+    for listener, filter in (
+        (types, make_filter(["a", "b"], [])),
+        (tags, make_filter(["a"], ["red", "blue"])),
+    ):
+        hub.add(listener, filter)
+        hub.subscribe(listener, ["x"], filter)
+    source.publish("x", "a", tags=("red",))
+    source.publish("x", "b", tags=("red",))
+    source.publish("x", "c")
+    source.publish(BROADCAST, "a", tags=("blue", "green"))
+    source.publish(BROADCAST, "a")
+    nursery.start_soon(hub.run)
+    await wait_all_tasks_blocked()
+    assert types.got == [1, 2, 4, 5]
+    assert tags.got == [1, 4]
+
+
+async def test_users_connections_and_publishers_without_echo(hub, source, nursery):
+    one, two = enter(hub, "one", "x", user="ann"), enter(hub, "two", "x", user="ann")
+    other = enter(hub, "other", "x", user="bob")
+    source.publish(user_channel("ann"))
+    source.publish("$conn:two")
+    source.publish("x", exclude="one")
+    source.publish("$conn:nobody")
+    nursery.start_soon(hub.run)
+    await wait_all_tasks_blocked()
+    assert one.got == [1]
+    assert two.got == [1, 2, 3]
+    assert other.got == [3]
+    assert hub.count("$conn:two") == 1
+    assert hub.count("$conn:nobody") == 0
+    assert hub.count("x") == 3
+
+
+async def test_an_event_is_encoded_once_for_all_who_take_it_the_same_way(hub, source, nursery):
+    mine, theirs = Encoder(), Encoder()
+    for n in range(20):
+        enter(hub, f"m{n}", "x", "*", encoder=mine)
+        enter(hub, f"t{n}", "x", encoder=theirs)
+    source.publish("x")
+    source.publish("x")
+    nursery.start_soon(hub.run)
+    await wait_all_tasks_blocked()
+    assert (mine.encoded, theirs.encoded) == (2, 2)
+
+
+async def test_events_that_are_ready_together_come_in_one_delivery(hub, source, nursery):
+    listener = enter(hub, "a", "x")
+    for _ in range(10):
+        source.publish("x")
+    nursery.start_soon(hub.run)
+    await wait_all_tasks_blocked()
+    assert listener.seqs == [10]
+
+
+async def test_publishers_wait_at_the_inbox_bound(hub, source, nursery):
+    waited = []
+
+    async def wait() -> None:
+        await hub.wait_for_room()
+        waited.append(hub.stats.inbox_bytes)
+
+    while hub.stats.inbox_bytes < 100_000:
+        source.publish("x")
+    nursery.start_soon(wait)
+    await wait_all_tasks_blocked()
+    assert waited == []
+    nursery.start_soon(hub.run)
+    await wait_all_tasks_blocked()
+    assert len(waited) == 1
+    assert waited[0] < 100_000
+    assert hub.stats.inbox_bytes == 0
+
+
+async def test_nothing_is_left_when_everybody_left(hub, source, nursery):
+    nursery.start_soon(hub.run)
+    crowd = [enter(hub, f"c{n}", "x", f"own:{n}", "own:*", user="ann") for n in range(5)]
+    source.publish("own:3")
+    await wait_all_tasks_blocked()
+    for listener in crowd:
+        hub.remove(listener)
+        hub.remove(listener)
+    assert hub.channels() == {}
+    assert hub.subscribers() == ()
+    assert hub.count(BROADCAST) == 0
+
+
+async def test_a_new_filter_replaces_the_old_one(hub, source, nursery):
+    listener = enter(hub, "a", "x")
+    nursery.start_soon(hub.run)
+    hub.subscribe(listener, ["x"], make_filter(["wanted"], []))
+    hub.subscribe(listener, ["x"], make_filter(["wanted"], []))
+    source.publish("x", "other")
+    wanted = source.publish("x", "wanted")
+    await wait_all_tasks_blocked()
+    assert listener.got == [wanted]
+    assert hub.channels() == {BROADCAST: 1, "x": 1}
+    hub.subscribe(listener, ["x"], EVERYTHING)
+    other = source.publish("x", "other")
+    await wait_all_tasks_blocked()
+    assert listener.got == [wanted, other]
+
+
+CHANNELS = ("a", "b", "n:a", "n:b", BROADCAST)
+NAMES = ("a", "b", "n:a", "n:b", "n:*", "*")
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("publish"), st.sampled_from(CHANNELS)),
+        st.tuples(st.just("subscribe"), st.integers(0, 3), st.sampled_from(NAMES)),
+        st.tuples(st.just("unsubscribe"), st.integers(0, 3), st.sampled_from(NAMES)),
+        st.tuples(st.just("remove"), st.integers(0, 3)),
+        st.tuples(st.just("turn"), st.integers(1, 5)),
+    ),
+    max_size=40,
+)
+
+
+@given(STEPS)
+def test_any_interleaving_loses_doubles_and_disorders_nothing(steps):
+    """Events that were accepted while a name was subscribed come, once and in order, unless the
+    subscriber left before they were written; others do not come."""
+
+    async def run() -> None:
+        hub = Hub(inbox_bytes=100_000, head=Position(EPOCH, 0))
+        source = Source(hub)
+        listeners = [Listener(str(n)) for n in range(4)]
+        live: dict[int, dict[str, int]] = {}
+        published: list[tuple[int, str]] = []
+        must: list[set[int]] = [set() for _ in listeners]
+        may: list[set[int]] = [set() for _ in listeners]
+
+        def settle(n: int, *, left: str | None = None) -> None:
+            """Note what listener n must have by now or may have, before its names change."""
+            for seq, channel in published:
+                covering = [
+                    name
+                    for name, since in live[n].items()
+                    if seq > since and (name == channel or pattern_matches(name, channel))
+                ]
+                if covering:
+                    may[n].add(seq)
+                    if covering != [left] or seq <= hub.written.seq:
+                        must[n].add(seq)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hub.run)
+            for step in steps:
+                match step:
+                    case ("publish", channel):
+                        published.append((source.publish(channel), channel))
+                    case ("subscribe", n, name):
+                        if n not in live:
+                            hub.add(listeners[n])
+                            live[n] = {BROADCAST: hub.accepted.seq}
+                        live[n].setdefault(name, hub.subscribe(listeners[n], [name]).seq)
+                    case ("unsubscribe", n, name) if n in live and name in live[n]:
+                        settle(n, left=name)
+                        must[n] -= {
+                            seq
+                            for seq, channel in published
+                            if seq > hub.written.seq and pattern_matches(name, channel)
+                        }
+                        hub.unsubscribe(listeners[n], [name])
+                        del live[n][name]
+                    case ("remove", n) if n in live:
+                        settle(n)
+                        must[n] -= {seq for seq, _ in published if seq > hub.written.seq}
+                        hub.remove(listeners[n])
+                        del live[n]
+                    case ("turn", times):
+                        for _ in range(times):
+                            await trio.lowlevel.checkpoint()
+            await wait_all_tasks_blocked()
+            for n in live:
+                settle(n)
+            nursery.cancel_scope.cancel()
+        for n, listener in enumerate(listeners):
+            assert listener.got == sorted(set(listener.got))
+            assert must[n] <= set(listener.got) <= may[n]
+
+    before = hub_module.SLICE_SECONDS, hub_module.LONGEST_SLICE_SECONDS
+    hub_module.SLICE_SECONDS = hub_module.LONGEST_SLICE_SECONDS = 0
+    try:
+        trio.run(run)
+    finally:
+        hub_module.SLICE_SECONDS, hub_module.LONGEST_SLICE_SECONDS = before
