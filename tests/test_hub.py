@@ -102,6 +102,17 @@ async def test_an_event_comes_once_however_many_names_cover_it(hub, source, nurs
     assert listener.got == other.got == [1, 2]
 
 
+async def test_order_holds_over_names_with_filters_of_their_own(hub, source, nursery):
+    listener = enter(hub, "a")
+    hub.subscribe(listener, ["n:x"], make_filter(["late"], []))
+    hub.subscribe(listener, ["n:*"], make_filter(["early"], []))
+    source.publish("n:x", "early")
+    source.publish("n:x", "late")
+    nursery.start_soon(hub.run)
+    await wait_all_tasks_blocked()
+    assert listener.got == [1, 2]
+
+
 async def test_what_was_accepted_before_the_subscription_is_not_for_it(hub, source, nursery):
     early = enter(hub, "early", "x")
     source.publish("x")
