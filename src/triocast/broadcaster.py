@@ -31,8 +31,8 @@ from triocast.events import (
     parse_tags,
     parse_type,
 )
-from triocast.hub import Encoder, make_filter
 from triocast.node import Node
+from triocast.subscriptions import Encoder, make_filter
 from triocast.wire import json
 
 _OVERHEAD: Final = 600

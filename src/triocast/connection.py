@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 import trio
 
 from triocast.errors import EndReason
-from triocast.hub import EVERYTHING, Encoder, Filter, Hub
+from triocast.hub import Hub
+from triocast.subscriptions import EVERYTHING, Encoder, Filter
 
 if TYPE_CHECKING:
     from triocast.auth import Grant

@@ -1,4 +1,4 @@
-"""The fan-out of one process: who listens to what, and the task that writes it to them.
+"""The fan-out of one process: the task that writes events to those who listen.
 
 An engine puts accepted publications into the hub's inbox (`Hub.put`). One task, `Hub.run`, takes
 all that are ready, up to 64 kB, as one batch; encodes each event once for every `Encoder` that
@@ -20,19 +20,19 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import attrs
 import trio
 
-from triocast.events import (
-    BROADCAST,
-    Position,
-    Publication,
-    is_connection_channel,
-    is_pattern,
-    pattern_matches,
-    user_channel,
+from triocast.events import Position, Publication, is_connection_channel
+from triocast.subscriptions import (
+    EVERYTHING,
+    Encoder,
+    Filter,
+    Members,
+    Subscriber,
+    Subscriptions,
 )
 
 BATCH_BYTES: Final = 65_536
@@ -49,78 +49,13 @@ _BUSY_SECONDS: Final = 0.0001
 
 _CHECK_CLOCK_EVERY: Final = 16
 _PUBLICATION_OVERHEAD: Final = 300
-_MOST_CACHED_MATCHES: Final = 10_000
-
-
-class Encoder(Protocol):
-    """How publications become what one family of subscribers takes. Shared and stateless."""
-
-    def encode(self, publication: Publication) -> Any:
-        """Return one frame."""
-
-    def join(self, frames: list[Any]) -> Any:
-        """Return several frames as one."""
-
-
-@attrs.frozen
-class Filter:
-    """Which events of a channel a subscription wants; empty means all.
-
-    An event passes if its type is one of ``types`` and it has one of ``tags``.
-    """
-
-    types: frozenset[str] = frozenset()
-    tags: frozenset[str] = frozenset()
-
-    def passes(self, publication: Publication) -> bool:
-        event = publication.event
-        if self.types and event.type not in self.types:
-            return False
-        return not self.tags or not self.tags.isdisjoint(event.tags)
-
-
-EVERYTHING: Final = Filter()
-
-
-def make_filter(types: Iterable[str], tags: Iterable[str]) -> Filter:
-    """Return the filter of these types and tags; `EVERYTHING` where there are none."""
-    filter = Filter(frozenset(types), frozenset(tags))
-    return EVERYTHING if filter == EVERYTHING else filter
-
-
-class Subscriber(Protocol):
-    """One end of the fan-out, usually a connection."""
-
-    id: str
-    user: str | None
-    encoder: Encoder
-
-    def deliver(self, joined: Any, frames: Sequence[Any], seq: int) -> None:
-        """Take frames in order; ``joined`` is all of them in one, ``seq`` that of the last.
-
-        Never blocks, never raises.
-        """
-
-
-@attrs.frozen
-class _Group:
-    """Subscribers of a channel that get the same bytes."""
-
-    encoder: Encoder
-    filter: Filter
-
-
-_Members = dict[Subscriber, int]
-"""Subscriber -> the ``seq`` from which its subscription is live."""
-
-_Audience = dict[_Group, _Members]
 
 
 @attrs.define(eq=False)
 class _Delivery:
     """The frames of one run of events for one group."""
 
-    members: _Members
+    members: Members
     frames: list[Any]
     seqs: list[int]
     excluded: str | None
@@ -159,7 +94,7 @@ class _Slices:
 
 
 class Hub:
-    """Subscriptions of one process, and the fan-out to them."""
+    """The fan-out of one process, and its door to the subscriptions."""
 
     def __init__(self, *, inbox_bytes: int, head: Position) -> None:
         self.stats = HubStats()
@@ -169,11 +104,7 @@ class Hub:
         self._room = trio.Event()
         self._accepted = head
         self._written = head
-        self._channels: dict[str, _Audience] = {}
-        self._patterns: dict[str, _Audience] = {}
-        self._matches: dict[str, tuple[str, ...]] = {}
-        self._subscribers: dict[Subscriber, dict[str, Filter]] = {}
-        self._by_id: dict[str, Subscriber] = {}
+        self._subscriptions = Subscriptions()
 
     # The engine's side: an Outlet.
 
@@ -190,7 +121,8 @@ class Hub:
         self.stats.published += len(publications)
         self._accepted = publications[-1].position
         if self.stats.inbox_bytes >= self._inbox_bound:
-            self._room = trio.Event()
+            # Not a new one where it is closed already: somebody may wait for that.
+            self._room = trio.Event() if self._room.is_set() else self._room
         self._inbox_filled.set()
 
     # The connections' side.
@@ -211,21 +143,12 @@ class Hub:
         It hears what is for all and for its user, as far as that passes the filter, and what is
         for itself.
         """
-        self._subscribers[subscriber] = {}
-        self._by_id[subscriber.id] = subscriber
-        self._join(subscriber, BROADCAST, filter)
-        if subscriber.user is not None:
-            self._join(subscriber, user_channel(subscriber.user), filter)
+        self._subscriptions.add(subscriber, filter, self._accepted.seq)
         return self._accepted
 
     def remove(self, subscriber: Subscriber) -> None:
         """Forget a subscriber at once: nothing is given to it after this. Idempotent."""
-        subscriptions = self._subscribers.pop(subscriber, None)
-        if subscriptions is None:
-            return
-        del self._by_id[subscriber.id]
-        for name, filter in subscriptions.items():
-            self._leave(subscriber, name, filter)
+        self._subscriptions.remove(subscriber)
 
     def subscribe(
         self, subscriber: Subscriber, names: Iterable[str], filter: Filter = EVERYTHING
@@ -236,72 +159,29 @@ class Hub:
         it is a new subscription, live from the returned position.
         """
         for name in names:
-            self._join(subscriber, name, filter)
+            self._subscriptions.join(subscriber, name, filter, self._accepted.seq)
         return self._accepted
 
     def unsubscribe(self, subscriber: Subscriber, names: Iterable[str]) -> None:
-        """Leave channels and patterns; unknown ones are none of our business."""
-        subscriptions = self._subscribers.get(subscriber)
-        if subscriptions is None:
-            return
+        """Leave channels and patterns; ones that are not subscribed are passed over."""
         for name in names:
-            filter = subscriptions.pop(name, None)
-            if filter is not None:
-                self._leave(subscriber, name, filter)
+            self._subscriptions.leave(subscriber, name)
 
     def subscriptions(self, subscriber: Subscriber) -> tuple[str, ...]:
         """Return the channels and patterns of a subscriber."""
-        return tuple(self._subscribers.get(subscriber, ()))
+        return self._subscriptions.names(subscriber)
 
     def subscribers(self) -> tuple[Subscriber, ...]:
         """Return everybody who is in now."""
-        return tuple(self._subscribers)
+        return self._subscriptions.everybody()
 
     def count(self, channel: str) -> int:
         """Return how many local subscribers an event of this channel is offered to."""
-        if is_connection_channel(channel):
-            return int(channel.partition(":")[2] in self._by_id)
-        audiences = self._audiences(channel)
-        if len(audiences) == 1:
-            return sum(len(members) for members in audiences[0].values())
-        return len({s for audience in audiences for members in audience.values() for s in members})
+        return self._subscriptions.count(channel)
 
     def channels(self) -> dict[str, int]:
         """Return the channels and patterns that have subscribers, with how many."""
-        return {
-            name: sum(len(members) for members in audience.values())
-            for names in (self._channels, self._patterns)
-            for name, audience in names.items()
-        }
-
-    def _join(self, subscriber: Subscriber, name: str, filter: Filter) -> None:
-        subscriptions = self._subscribers[subscriber]
-        old = subscriptions.get(name)
-        if old == filter:
-            return
-        if old is not None:
-            self._leave(subscriber, name, old)
-        subscriptions[name] = filter
-        table = self._patterns if is_pattern(name) else self._channels
-        audience = table.get(name)
-        if audience is None:
-            audience = table[name] = {}
-            if table is self._patterns:
-                self._matches.clear()
-        audience.setdefault(_Group(subscriber.encoder, filter), {})[subscriber] = self._accepted.seq
-
-    def _leave(self, subscriber: Subscriber, name: str, filter: Filter) -> None:
-        table = self._patterns if is_pattern(name) else self._channels
-        audience = table[name]
-        group = _Group(subscriber.encoder, filter)
-        members = audience[group]
-        del members[subscriber]
-        if not members:
-            del audience[group]
-            if not audience:
-                del table[name]
-                if table is self._patterns:
-                    self._matches.clear()
+        return self._subscriptions.counts()
 
     # The fan-out.
 
@@ -357,7 +237,7 @@ class Hub:
         channel = run[0].event.channel
         encoded: dict[Encoder, list[Any]] = {}
         if is_connection_channel(channel):
-            subscriber = self._by_id.get(channel.partition(":")[2])
+            subscriber = self._subscriptions.of_connection(channel)
             if subscriber is not None:
                 frames = [subscriber.encoder.encode(p) for p in run]
                 joined = frames[0] if len(frames) == 1 else subscriber.encoder.join(frames)
@@ -366,7 +246,7 @@ class Hub:
                 members = {subscriber: 0}
                 yield _Delivery(members, frames, [p.seq for p in run], excluded, joined)
             return
-        for audience in self._audiences(channel):
+        for audience in self._subscriptions.audiences(channel):
             for group, members in audience.items():
                 encoder = group.encoder
                 if encoder not in encoded:
@@ -381,22 +261,6 @@ class Hub:
                     seqs = [seqs[i] for i in chosen]
                 joined = frames[0] if len(frames) == 1 else encoder.join(frames)
                 yield _Delivery(members, frames, seqs, excluded, joined)
-
-    def _audiences(self, channel: str) -> list[_Audience]:
-        audiences = []
-        exact = self._channels.get(channel)
-        if exact is not None:
-            audiences.append(exact)
-        if self._patterns:
-            matches = self._matches.get(channel)
-            if matches is None:
-                if len(self._matches) >= _MOST_CACHED_MATCHES:
-                    self._matches.clear()
-                matches = self._matches[channel] = tuple(
-                    pattern for pattern in self._patterns if pattern_matches(pattern, channel)
-                )
-            audiences += (self._patterns[pattern] for pattern in matches)
-        return audiences
 
     async def _write_shared(self, delivery: _Delivery) -> None:
         """Give one group's frames to its members: the common case, and the fast one."""
@@ -431,7 +295,7 @@ class Hub:
         for index, (subscriber, its) in enumerate(parts.items()):
             if index % _CHECK_CLOCK_EVERY == 0 and slices.over():
                 await slices.give_turn()
-            if subscriber in self._subscribers:
+            if subscriber in self._subscriptions:
                 written += self._give(subscriber, its)
         self.stats.delivered += written
 

@@ -12,7 +12,7 @@ from triocast.connection import Connection
 from triocast.connections import jittered_retry_ms
 from triocast.errors import EndReason, TriocastError, Unauthorized
 from triocast.events import Position, Publication, is_connection_channel
-from triocast.hub import EVERYTHING, Filter
+from triocast.subscriptions import EVERYTHING, Filter
 from triocast.wire import cursor, envelope, sse
 
 if TYPE_CHECKING:

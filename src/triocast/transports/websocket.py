@@ -13,7 +13,7 @@ from triocast.clock import timestamp
 from triocast.connection import Connection
 from triocast.errors import EndReason, Forbidden, TooMany, TriocastError, WrongContentType
 from triocast.events import BROADCAST, Publication, parse_channel
-from triocast.hub import make_filter
+from triocast.subscriptions import make_filter
 from triocast.transports.links import ASGIReceive, ASGISend
 from triocast.wire import cursor, envelope, messages
 from triocast.wire import websocket as frames

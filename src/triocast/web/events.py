@@ -6,7 +6,7 @@ from quart import Blueprint, Response, request
 
 from triocast.errors import BadRequest, Disabled, Forbidden, TooMany, Unavailable
 from triocast.events import parse_pattern, parse_tags, parse_type
-from triocast.hub import make_filter
+from triocast.subscriptions import make_filter
 from triocast.transports import sse
 from triocast.web.asgi import StreamResponse
 from triocast.web.current import caller_address, caller_grant, current_node, new_connection_id

@@ -1,0 +1,207 @@
+"""Who listens to what: channels, patterns, users and connections, and the filters on them.
+
+Looking a channel up costs the same however many there are; patterns are matched once per channel
+and remembered. Members of a channel that get the same bytes are one `Group`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Protocol
+
+import attrs
+
+from triocast.events import (
+    BROADCAST,
+    Publication,
+    is_connection_channel,
+    is_pattern,
+    pattern_matches,
+    user_channel,
+)
+
+MOST_REMEMBERED_MATCHES: Final = 10_000
+"""Channels whose matching patterns are remembered; beyond it all are looked up anew."""
+
+
+class Encoder(Protocol):
+    """How publications become what one family of subscribers takes. Shared and stateless."""
+
+    def encode(self, publication: Publication) -> Any:
+        """Return one frame."""
+
+    def join(self, frames: list[Any]) -> Any:
+        """Return several frames as one."""
+
+
+@attrs.frozen
+class Filter:
+    """Which events of a channel a subscription wants; empty means all.
+
+    An event passes if its type is one of ``types`` and it has one of ``tags``.
+    """
+
+    types: frozenset[str] = frozenset()
+    tags: frozenset[str] = frozenset()
+
+    def passes(self, publication: Publication) -> bool:
+        event = publication.event
+        if self.types and event.type not in self.types:
+            return False
+        return not self.tags or not self.tags.isdisjoint(event.tags)
+
+
+EVERYTHING: Final = Filter()
+
+
+def make_filter(types: Iterable[str], tags: Iterable[str]) -> Filter:
+    """Return the filter of these types and tags; `EVERYTHING` where there are none."""
+    filter = Filter(frozenset(types), frozenset(tags))
+    return EVERYTHING if filter == EVERYTHING else filter
+
+
+class Subscriber(Protocol):
+    """One end of the fan-out, usually a connection."""
+
+    id: str
+    user: str | None
+    encoder: Encoder
+
+    def deliver(self, joined: Any, frames: Sequence[Any], seq: int) -> None:
+        """Take frames in order; ``joined`` is all of them in one, ``seq`` that of the last.
+
+        Never blocks, never raises.
+        """
+
+
+@attrs.frozen
+class Group:
+    """Subscribers of a channel that get the same bytes."""
+
+    encoder: Encoder
+    filter: Filter
+
+
+Members = dict[Subscriber, int]
+"""Subscriber -> the ``seq`` from which its subscription is live."""
+
+Audience = dict[Group, Members]
+
+
+class Subscriptions:
+    """The table of one hub. A subscription is live from the ``seq`` that it is made with."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, Audience] = {}
+        self._patterns: dict[str, Audience] = {}
+        self._matches: dict[str, tuple[str, ...]] = {}
+        self._subscribers: dict[Subscriber, dict[str, Filter]] = {}
+        self._by_id: dict[str, Subscriber] = {}
+
+    def __contains__(self, subscriber: Subscriber) -> bool:
+        return subscriber in self._subscribers
+
+    def add(self, subscriber: Subscriber, filter: Filter, live: int) -> None:
+        """Let a subscriber in, with what is for all and for its user."""
+        self._subscribers[subscriber] = {}
+        self._by_id[subscriber.id] = subscriber
+        self.join(subscriber, BROADCAST, filter, live)
+        if subscriber.user is not None:
+            self.join(subscriber, user_channel(subscriber.user), filter, live)
+
+    def remove(self, subscriber: Subscriber) -> None:
+        """Forget a subscriber and all it listens to. Idempotent."""
+        names = self._subscribers.pop(subscriber, None)
+        if names is None:
+            return
+        del self._by_id[subscriber.id]
+        for name, filter in names.items():
+            self._leave(subscriber, name, filter)
+
+    def join(self, subscriber: Subscriber, name: str, filter: Filter, live: int) -> None:
+        """Subscribe to a canonical channel or pattern; see `Hub.subscribe` for repetition."""
+        names = self._subscribers[subscriber]
+        old = names.get(name)
+        if old == filter:
+            return
+        if old is not None:
+            self._leave(subscriber, name, old)
+        names[name] = filter
+        table = self._table(name)
+        audience = table.get(name)
+        if audience is None:
+            audience = table[name] = {}
+            if table is self._patterns:
+                self._matches.clear()
+        audience.setdefault(Group(subscriber.encoder, filter), {})[subscriber] = live
+
+    def leave(self, subscriber: Subscriber, name: str) -> None:
+        """Unsubscribe from a name; one that is not subscribed is passed over."""
+        filter = self._subscribers.get(subscriber, {}).pop(name, None)
+        if filter is not None:
+            self._leave(subscriber, name, filter)
+
+    def names(self, subscriber: Subscriber) -> tuple[str, ...]:
+        """Return the channels and patterns of a subscriber."""
+        return tuple(self._subscribers.get(subscriber, ()))
+
+    def everybody(self) -> tuple[Subscriber, ...]:
+        """Return everybody who is in now."""
+        return tuple(self._subscribers)
+
+    def of_connection(self, channel: str) -> Subscriber | None:
+        """Return whom a channel ``$conn:<id>`` is for."""
+        return self._by_id.get(channel.partition(":")[2])
+
+    def audiences(self, channel: str) -> list[Audience]:
+        """Return who listens to a channel: by its name, then by each pattern that matches it."""
+        found = []
+        exact = self._channels.get(channel)
+        if exact is not None:
+            found.append(exact)
+        if self._patterns:
+            found += (self._patterns[pattern] for pattern in self._matching(channel))
+        return found
+
+    def count(self, channel: str) -> int:
+        """Return how many subscribers an event of this channel is offered to."""
+        if is_connection_channel(channel):
+            return int(self.of_connection(channel) is not None)
+        audiences = self.audiences(channel)
+        if len(audiences) == 1:
+            return sum(len(members) for members in audiences[0].values())
+        return len({s for audience in audiences for members in audience.values() for s in members})
+
+    def counts(self) -> dict[str, int]:
+        """Return the channels and patterns that have subscribers, with how many."""
+        return {
+            name: sum(len(members) for members in audience.values())
+            for table in (self._channels, self._patterns)
+            for name, audience in table.items()
+        }
+
+    def _table(self, name: str) -> dict[str, Audience]:
+        return self._patterns if is_pattern(name) else self._channels
+
+    def _matching(self, channel: str) -> tuple[str, ...]:
+        matches = self._matches.get(channel)
+        if matches is None:
+            if len(self._matches) >= MOST_REMEMBERED_MATCHES:
+                self._matches.clear()
+            matches = self._matches[channel] = tuple(
+                pattern for pattern in self._patterns if pattern_matches(pattern, channel)
+            )
+        return matches
+
+    def _leave(self, subscriber: Subscriber, name: str, filter: Filter) -> None:
+        table = self._table(name)
+        audience = table[name]
+        group = Group(subscriber.encoder, filter)
+        members = audience[group]
+        del members[subscriber]
+        if not members:
+            del audience[group]
+            if not audience:
+                del table[name]
+                if table is self._patterns:
+                    self._matches.clear()
