@@ -14,7 +14,7 @@ async def test_it_serves_until_it_is_told_to_stop(nursery):
     stop = trio.Event()
     ended = trio.Event()
 
-    async def run(*, task_status: trio.TaskStatus[list[str]]) -> None:
+    async def run(*, task_status) -> None:  # noqa: ASYNC128  # it passes it on
         await serve(Settings(port=0, drain_seconds=2), stop=stop, task_status=task_status)
         ended.set()
 

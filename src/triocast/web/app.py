@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncGenerator
 
 from quart import Response, has_request_context, request
 from quart import websocket as websocket_request
@@ -52,16 +51,18 @@ def create_app(settings: Settings | None = None, *, own_server: bool = False) ->
     app.register_error_handler(HTTPException, _refuse_http)
     app.register_error_handler(Exception, _fail)
 
-    @app.while_serving
-    async def claim_parent() -> AsyncGenerator[None, None]:
-        with siblings.claim_parent() or contextlib.nullcontext():
-            yield
+    claims = contextlib.ExitStack()
 
     @app.before_serving
     async def start() -> None:
+        claims.enter_context(siblings.claim_parent() or contextlib.nullcontext())
         if not own_server:
             log.warning("%s", STOCK_SERVER_NOTE)
         app.nursery.start_soon(node.run)
+
+    @app.after_serving
+    async def stop() -> None:
+        claims.close()
 
     return app
 

@@ -6,6 +6,7 @@ import http.client
 import re
 import select
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from e2e.servers import Server
 PATIENCE = 10.0
 """Seconds within which a server on a slow machine must have reacted."""
 
-GONE = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
+GONE = (ConnectionResetError, BrokenPipeError, ConnectionAbortedError, ssl.SSLEOFError)
 
 
 @dataclass(frozen=True)
