@@ -61,8 +61,8 @@ class Link(Protocol):
     async def send(self, frames: Sequence[bytes | memoryview]) -> None:
         """Send frames, whole and in order. Raises OSError or trio.BrokenResourceError."""
 
-    async def receive(self) -> bytes | str:
-        """Return what the client sent next; an empty value at the end.
+    async def receive(self) -> bytes | str | None:
+        """Return what the client sent next; None at the end.
 
         Raises OSError or trio.BrokenResourceError.
         """

@@ -6,6 +6,7 @@ whether it is ``temporary`` (the same request may succeed later).
     TriocastError
       BadRequest                400
         InvalidJSON  InvalidEvent  InvalidChannel  InvalidCursor  UnknownCommand
+        TooManyChannels
       Unauthorized              401
       Forbidden                 403
         OriginRefused
@@ -14,7 +15,6 @@ whether it is ``temporary`` (the same request may succeed later).
       Timeout                   408
       TooLarge                  413
       WrongContentType          415
-      TooMany                   429, temporary
       Unavailable               503, temporary
         TooManyConnections  Overloaded  ShuttingDown
 
@@ -70,6 +70,10 @@ class UnknownCommand(BadRequest):
     code = "unknown_command"
 
 
+class TooManyChannels(BadRequest):
+    code = "too_many_channels"
+
+
 class Unauthorized(TriocastError):
     code = "unauthorized"
     status = 401
@@ -107,12 +111,6 @@ class TooLarge(TriocastError):
 class WrongContentType(TriocastError):
     code = "wrong_content_type"
     status = 415
-
-
-class TooMany(TriocastError):
-    code = "too_many"
-    status = 429
-    temporary = True
 
 
 class Unavailable(TriocastError):

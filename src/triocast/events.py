@@ -5,9 +5,9 @@ Plain nouns. Nothing here does I/O, reads a clock or knows how an event is writt
 Channel grammar
     A channel is ``namespace:name``; without a colon it is ``name`` in the namespace ``default``
     (``default:news`` and ``news`` are one channel, written ``news``). A namespace is 1 to 64 of
-    ``A-Z a-z 0-9 _ -``; a name is any of these and ``. / : @ # = + ~ %`` up to 255 characters
-    for the whole. Names beginning with ``$`` are the server's own: ``$all``, ``$user:<sub>``
-    and ``$conn:<id>``.
+    ``A-Z a-z 0-9 _ -``; a name is any of these and ``. / @ # = + ~ %``, and further colons outside
+    of ``default``; 255 characters for the whole. Names beginning with ``$`` are the server's own:
+    ``$all``, ``$user:<sub>`` and ``$conn:<id>``.
 
 Pattern grammar
     A channel, or a channel prefix followed by one ``*`` at the end. ``*`` alone is every channel
@@ -36,8 +36,10 @@ LONGEST_USER: Final = 200
 
 _USER_PREFIX: Final = "$user:"
 _CONNECTION_PREFIX: Final = "$conn:"
-_CHANNEL = re.compile(r"(?:[A-Za-z0-9_-]{1,64}:)?[A-Za-z0-9_.:/@#=+~%-]+")
-_LABEL = re.compile(r"[^\x00-\x1f\x7f\u2028\u2029]+")
+_NAMESPACE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_NAME = re.compile(r"[A-Za-z0-9_./@#=+~%-]+")
+_NAME_IN_NAMESPACE = re.compile(r"[A-Za-z0-9_.:/@#=+~%-]+")
+_LABEL = re.compile(r"[^\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]+")
 
 
 class EventType(StrEnum):
@@ -117,11 +119,19 @@ def parse_channel(name: str) -> str:
         raise InvalidChannel(f"a channel name has 1 to {LONGEST_CHANNEL} characters")
     if name[0] == "$":
         raise InvalidChannel("channel names beginning with $ are the server's own")
-    if _CHANNEL.fullmatch(name) is None:
+    return _canonical(name)
+
+
+def _canonical(name: str) -> str:
+    namespace, colon, rest = name.partition(":")
+    if not colon:
+        namespace, rest = "default", name
+    grammar = _NAME if namespace == "default" else _NAME_IN_NAMESPACE
+    if _NAMESPACE.fullmatch(namespace) is None or grammar.fullmatch(rest) is None:
         raise InvalidChannel(
-            "a channel is 'name' or 'namespace:name' of letters, digits and _ - . / : @ # = + ~ %"
+            "a channel is 'name' or 'namespace:name' of letters, digits and _ - . / @ # = + ~ %"
         )
-    return name.removeprefix("default:") if name.startswith("default:") else name
+    return rest if namespace == "default" else name
 
 
 def parse_pattern(pattern: str) -> str:
@@ -134,11 +144,12 @@ def parse_pattern(pattern: str) -> str:
     prefix = pattern[:-1]
     if "*" in prefix:
         raise InvalidChannel("a pattern has one '*', at its end")
-    if prefix and not prefix.endswith(":"):
-        parse_channel(prefix)
-    elif prefix:
+    if not prefix:
+        return pattern
+    if prefix.endswith(":") and prefix.count(":") == 1:
         parse_channel(prefix + "x")
-    return pattern
+        return pattern
+    return parse_channel(prefix) + "*"
 
 
 def is_pattern(name: str) -> bool:

@@ -108,9 +108,14 @@ class Hub:
 
     # The engine's side: an Outlet.
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the inbox is below its bound."""
+        return self.stats.inbox_bytes < self._inbox_bound
+
     async def wait_for_room(self) -> None:
         """Return when the inbox is below its bound. The caller owns the deadline."""
-        while self.stats.inbox_bytes >= self._inbox_bound:
+        while not self.has_room:
             await self._room.wait()
 
     def put(self, publications: Sequence[Publication]) -> None:

@@ -47,7 +47,6 @@ class Node:
 
     async def run(self) -> None:
         """Fan out until cancelled."""
-        self.engine.attach(self.hub)
         try:
             await self.hub.run()
         finally:
@@ -58,6 +57,8 @@ def build_node(settings: Settings) -> Node:
     """Return a node that does not run yet."""
     engine = open_engine(settings, epoch=secrets.token_hex(4))
     hub = Hub(inbox_bytes=settings.inbox_bytes, head=engine.head)
+    # From now on, so that nothing published before the first turn of `run` passes the hub by.
+    engine.attach(hub)
     return Node(
         settings=settings,
         engine=engine,

@@ -29,6 +29,10 @@ from triocast.events import Event, Position, Publication
 class Outlet(Protocol):
     """Where an engine spreads what it accepted: the hub's inbox, bounded in bytes."""
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the outlet is below its bound."""
+
     async def wait_for_room(self) -> None:
         """Return when the outlet is below its bound. The caller owns the deadline."""
 

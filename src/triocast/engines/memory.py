@@ -73,8 +73,9 @@ class MemoryEngine(Engine):
 
     async def publish(self, events: Sequence[Event]) -> tuple[Publication, ...]:
         await trio.lowlevel.checkpoint_if_cancelled()
-        for outlet in self._outlets:
-            await outlet.wait_for_room()
+        # Again after each wait: meanwhile another outlet may have been filled.
+        while (full := next((o for o in self._outlets if not o.has_room), None)) is not None:
+            await full.wait_for_room()
         # From here on nothing blocks, so that no other publisher comes between.
         publications = tuple(self._accept(event) for event in events)
         for outlet in self._outlets:

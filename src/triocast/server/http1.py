@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
 import h11
 from hypercorn.events import Closed
-from hypercorn.protocol.events import Data
-from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
+from hypercorn.protocol.events import Data, EndBody, Request
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.protocol.ws_stream import WSStream
+
+from triocast.server.websocket import SafeWSStream
 
 _TEXT_HEADERS = (b"sec-websocket-protocol", b"sec-websocket-extensions")
 
@@ -42,9 +47,43 @@ class SafeH11Protocol(H11Protocol):
             await self._send_error_response(400)
             await self.send(Closed())
             return
-        await super()._create_stream(_without_extensions(request))
-        if isinstance(self.connection, H11WSConnection):
-            self.connection = PatientWSConnection(self.connection.h11_connection)
+        kind: type[HTTPStream] | type[WSStream] = HTTPStream
+        if _wants_websocket(request):
+            kind = SafeWSStream
+            assert isinstance(self.connection, h11.Connection)
+            self.connection = PatientWSConnection(self.connection)
+        self.stream = kind(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        # Compression would be accepted whenever it is offered (pgjones/hypercorn#307); it costs
+        # 100 kB a connection, and a stalled process for a bomb of half a megabyte.
+        headers = [(n, v) for n, v in request.headers if n != b"sec-websocket-extensions"]
+        await self.stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=headers,
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii").upper(),
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
+        self.keep_alive_requests += 1
+        await self.context.mark_request()
+
+    async def stream_send(self, event: Any) -> None:
+        await super().stream_send(event)
+        if isinstance(event, EndBody) and isinstance(self.connection, PatientWSConnection):
+            # A refused upgrade. Upstream leaves the connection open, and not even idle.
+            await self.send(Closed())
 
     def let_through(self) -> None:
         """Let what is held, and what follows, go to Hypercorn's WebSocket: it stays portable."""
@@ -80,16 +119,11 @@ def _target_is_sane(target: bytes) -> bool:
         return False
 
 
-def _without_extensions(request: h11.Request) -> h11.Request:
-    """Compression is always accepted upstream when offered (pgjones/hypercorn#307), and costs
-    100 kB a connection and a stalled process for a bomb of half a megabyte.
-    """
-    headers = [(n, v) for n, v in request.headers if n != b"sec-websocket-extensions"]
-    if len(headers) == len(request.headers):
-        return request
-    return h11.Request(
-        method=request.method,
-        headers=headers,
-        target=request.target,
-        http_version=request.http_version,
+def _wants_websocket(request: h11.Request) -> bool:
+    fields = {name: value.strip().lower() for name, value in request.headers}
+    tokens = fields.get(b"connection", b"").split(b",")
+    return (
+        request.method == b"GET"
+        and fields.get(b"upgrade") == b"websocket"
+        and any(token.strip() == b"upgrade" for token in tokens)
     )

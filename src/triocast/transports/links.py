@@ -8,6 +8,7 @@ the portable way for response bodies.
 from __future__ import annotations
 
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -45,8 +46,8 @@ class SocketLink:
             except BlockingIOError:
                 continue
 
-    async def receive(self) -> bytes:
-        return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+    async def receive(self) -> bytes | None:
+        return bytes(await self._stream.receive_some(RECEIVE_BYTES)) or None
 
     async def finish(self, farewell: Sequence[bytes | memoryview]) -> None:
         await self._send_unsent()
@@ -61,28 +62,53 @@ class SocketLink:
         close_now(self._stream)
 
 
-class StreamLink:
-    """A stream of our own that only its own task may write to: TLS, or a memory stream."""
+class TaskLink(ABC):
+    """A link that only its connection's send task writes to."""
 
-    taken_over = True
     write_now = None
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
+    def __init__(self) -> None:
+        self._pending: list[bytes | memoryview] = []
         self._whole = True
+
+    @abstractmethod
+    async def _transmit(self, frames: Sequence[bytes | memoryview]) -> None:
+        """Write frames. Cancelled, it cannot say how far it came."""
 
     async def send(self, frames: Sequence[bytes | memoryview]) -> None:
+        # A connection that ends while these are handed over has not written any of them yet:
+        # its farewell takes them along.
+        self._pending = list(frames)
+        await trio.lowlevel.checkpoint_if_cancelled()
         self._whole = False
-        await self._stream.send_all(b"".join(frames))
-        self._whole = True
+        await self._transmit(frames)
+        self._pending, self._whole = [], True
 
-    async def receive(self) -> bytes:
+    async def _send_last(self, farewell: Sequence[bytes | memoryview]) -> bool:
+        """Send what was handed over and the farewell, unless a frame was cut in two."""
+        if self._whole:
+            await self.send([*self._pending, *farewell])
+        return self._whole
+
+
+class StreamLink(TaskLink):
+    """A stream of our own with a state between bytes and socket: TLS, or a memory stream."""
+
+    taken_over = True
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    async def _transmit(self, frames: Sequence[bytes | memoryview]) -> None:
+        await self._stream.send_all(b"".join(frames))
+
+    async def receive(self) -> bytes | None:
         data: bytes | bytearray = await self._stream.receive_some(RECEIVE_BYTES)
-        return bytes(data)
+        return bytes(data) or None
 
     async def finish(self, farewell: Sequence[bytes | memoryview]) -> None:
-        if self._whole:
-            await self.send(farewell)
+        if await self._send_last(farewell):
             await self._stream.aclose()
 
     def close(self) -> None:
@@ -100,35 +126,31 @@ def close_now(stream: trio.abc.AsyncResource) -> None:
         stream.close()
 
 
-class ASGIResponseLink:
+class ASGIResponseLink(TaskLink):
     """The body of an ASGI response under way."""
 
     taken_over = False
-    write_now = None
 
     def __init__(self, receive: ASGIReceive, send: ASGISend) -> None:
+        super().__init__()
         self._receive = receive
         self._send = send
-        self._whole = True
 
-    async def send(self, frames: Sequence[bytes | memoryview]) -> None:
-        self._whole = False
+    async def _transmit(self, frames: Sequence[bytes | memoryview]) -> None:
         await self._send(
             {"type": "http.response.body", "body": b"".join(frames), "more_body": True}
         )
-        self._whole = True
 
-    async def receive(self) -> bytes:
+    async def receive(self) -> bytes | None:
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                return b""
+                return None
             if message.get("body"):
                 return bytes(message["body"])
 
     async def finish(self, farewell: Sequence[bytes | memoryview]) -> None:
-        if self._whole:
-            await self.send(farewell)
+        await self._send_last(farewell)
 
     def close(self) -> None:
         """Nothing to do: the response ends when the application returns."""

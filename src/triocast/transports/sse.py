@@ -104,7 +104,7 @@ class SSEConnection(Connection):
 
     async def _receive(self) -> None:
         received = 0
-        while data := await self._link.receive():
+        while (data := await self._link.receive()) is not None:
             received += len(data)
             if received > MOST_INBOUND_BYTES:
                 self.end(EndReason.POLICY)

@@ -11,10 +11,10 @@ import trio
 
 from triocast.clock import timestamp
 from triocast.connection import Connection
-from triocast.errors import EndReason, Forbidden, TooMany, TriocastError, WrongContentType
+from triocast.errors import EndReason, Forbidden, TooManyChannels, TriocastError, WrongContentType
 from triocast.events import BROADCAST, Publication, parse_channel
 from triocast.subscriptions import make_filter
-from triocast.transports.links import ASGIReceive, ASGISend
+from triocast.transports.links import ASGIReceive, ASGISend, TaskLink
 from triocast.wire import cursor, envelope, messages
 from triocast.wire import websocket as frames
 
@@ -61,39 +61,34 @@ TEXT_FRAMES: Final = TextFrameEncoder()
 TEXT_MESSAGES: Final = TextMessageEncoder()
 
 
-class ASGIWebSocketLink:
+class ASGIWebSocketLink(TaskLink):
     """An accepted ASGI WebSocket: messages rather than bytes, and no control frames."""
 
     taken_over = False
-    write_now = None
 
     def __init__(self, receive: ASGIReceive, send: ASGISend) -> None:
+        super().__init__()
         self._receive = receive
         self._send = send
         self.close_code = 1000
-        self._whole = True
 
-    async def send(self, frames: Sequence[bytes | memoryview]) -> None:
-        self._whole = False
+    async def _transmit(self, frames: Sequence[bytes | memoryview]) -> None:
         for frame in frames:
             await self._send({"type": "websocket.send", "text": str(frame, "utf-8")})
-        self._whole = True
 
-    async def receive(self) -> str | bytes:
+    async def receive(self) -> str | bytes | None:
         while True:
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
-                return b""
-            received: str | bytes | None = message.get("text")
-            if received is None:
-                received = message.get("bytes")
-            if received:
-                return received
+                return None
+            if message["type"] == "websocket.receive":
+                text: str | None = message.get("text")
+                return bytes(message.get("bytes") or b"") if text is None else text
 
     async def finish(self, farewell: Sequence[bytes | memoryview]) -> None:
-        if self._whole:
-            await self.send(farewell)
-            await self._send({"type": "websocket.close", "code": self.close_code})
+        # Messages are whole by themselves, so that this may follow any of them.
+        await self._send_last(farewell)
+        await self._send({"type": "websocket.close", "code": self.close_code})
 
     def close(self) -> None:
         """Nothing to do: the WebSocket ends when the application returns."""
@@ -164,17 +159,22 @@ class WebSocketConnection(Connection):
 
     async def _receive(self) -> None:
         if self._reader is None:
-            while message := await self._link.receive():
+            while (message := await self._link.receive()) is not None:
                 self._heard = True
+                if isinstance(message, str) and len(message.encode()) > self._max_message_bytes:
+                    self.end(EndReason.MESSAGE_TOO_BIG)
+                    return
                 await self._handle(message)
             return
-        data: bytes | str = self._leftover or await self._link.receive()
+        data = self._leftover or await self._link.receive()
         self._leftover = b""
-        while data:
+        while data is not None:
             assert isinstance(data, bytes)
             self._heard = True
             received, replies = self._reader.receive(data)
             for index, message in enumerate(received, 1):
+                if self.reason is not None:
+                    return  # What it still asked for is nobody's any more.
                 await self._handle(message)
                 if index % MESSAGES_PER_TURN == 0:
                     await trio.lowlevel.checkpoint()
@@ -219,9 +219,6 @@ class WebSocketConnection(Connection):
         try:
             if isinstance(message, bytes):
                 raise WrongContentType("binary messages are not taken here; send JSON text")
-            if len(message) > self._max_message_bytes:
-                self.end(EndReason.MESSAGE_TOO_BIG)
-                return
             request = messages.parse(message, max_depth=self._max_json_depth)
             request_id = request.id
             reply = await self._carry_out(request)
@@ -250,9 +247,11 @@ class WebSocketConnection(Connection):
         for name in request.channels:
             if not self.grant.may_subscribe(name):
                 raise Forbidden(f"you may not subscribe to {name}")
-        mine = set(self._hub.subscriptions(self))
+        mine = {name for name in self._hub.subscriptions(self) if not name.startswith("$")}
         if len(mine.union(request.channels)) > self._most_channels:
-            raise TooMany(f"a connection subscribes to {self._most_channels} channels at the most")
+            raise TooManyChannels(
+                f"a connection subscribes to {self._most_channels} channels at the most"
+            )
         live = self._hub.subscribe(self, request.channels, make_filter(request.types, request.tags))
         if request.join:
             self._joined = [name for name in self._joined if name not in request.channels]

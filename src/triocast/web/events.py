@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quart import Blueprint, Response, request
 
-from triocast.errors import BadRequest, Disabled, Forbidden, TooMany, Unavailable
+from triocast.errors import BadRequest, Disabled, Forbidden, TooManyChannels, Unavailable
 from triocast.events import parse_pattern, parse_tags, parse_type
 from triocast.subscriptions import make_filter
 from triocast.transports import sse
@@ -33,7 +33,7 @@ async def stream_events() -> Response:
     grant = caller_grant(request)
     options = _options()
     if len(options.channels) > node.settings.max_channels_per_connection:
-        raise TooMany(
+        raise TooManyChannels(
             f"a connection subscribes to {node.settings.max_channels_per_connection} channels at"
             " the most"
         )

@@ -14,8 +14,9 @@ T = TypeVar("T")
 LONGEST_NUMBER: Final = 1_000
 """Digits. Python's own `json` refuses longer ones, and so would end plain Python subscribers."""
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (LONGEST_NUMBER + 1))
+# Possessive, and content with a missing end: what a client sends must not make it go back.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_LONG_NUMBER = re.compile(rb"(?<![0-9])[0-9]{%d}" % (LONGEST_NUMBER + 1))
 _BRACKET = re.compile(rb"[\[{\]}]")
 
 

@@ -19,7 +19,7 @@ import attrs
 import msgspec
 
 from triocast.errors import InvalidEvent, TriocastError, UnknownCommand
-from triocast.events import parse_key, parse_pattern, parse_tags, parse_type
+from triocast.events import parse_channel, parse_key, parse_pattern, parse_tags, parse_type
 from triocast.wire import json
 
 RequestId = str | int | None
@@ -228,7 +228,7 @@ def _parse_command(message: _Command) -> Request:
         )
     if message.data.channel is None:
         raise InvalidEvent(f"{message.command} needs data.channel")
-    channels = (parse_pattern(message.data.channel),)
+    channels = (parse_channel(message.data.channel),)
     if message.command == "leave_channel":
         return Unsubscribe(message.id, channels)
     return Subscribe(message.id, channels, join=True)
