@@ -52,11 +52,8 @@ class Grant:
     def may_publish(self, channel: str) -> bool:
         """Whether the grant covers publishing to a canonical channel."""
         if channel.startswith("$"):
-            return any(
-                pattern == channel or (pattern[-1] == "*" and channel.startswith(pattern[:-1]))
-                for pattern in self.publish
-                if pattern.startswith("$")
-            )
+            kind = channel.partition(":")[0]
+            return channel in self.publish or f"{kind}:*" in self.publish
         return any(pattern_matches(pattern, channel) for pattern in self.publish)
 
 
@@ -137,7 +134,13 @@ class Authenticator:
             return _grant_of(claims)
         except jwt.ExpiredSignatureError:
             raise Unauthorized("the token has expired") from None
-        except (jwt.InvalidTokenError, InvalidChannel, TypeError, ValueError) as error:
+        except (
+            jwt.InvalidTokenError,
+            InvalidChannel,
+            TypeError,
+            ValueError,
+            OverflowError,
+        ) as error:
             raise Unauthorized(f"the token is not valid: {error}") from None
 
     @staticmethod

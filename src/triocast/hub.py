@@ -242,13 +242,10 @@ class Hub:
         channel = run[0].event.channel
         encoded: dict[Encoder, list[Any]] = {}
         if is_connection_channel(channel):
-            subscriber = self._subscriptions.of_connection(channel)
-            if subscriber is not None:
+            members = self._subscriptions.of_connection(channel)
+            for subscriber in members:
                 frames = [subscriber.encoder.encode(p) for p in run]
                 joined = frames[0] if len(frames) == 1 else subscriber.encoder.join(frames)
-                # An audience of its own, which does not end with `remove`. But it is written to
-                # at once, or by `_write_merged`, which asks who is still in.
-                members = {subscriber: 0}
                 yield _Delivery(members, frames, [p.seq for p in run], excluded, joined)
             return
         for audience in self._subscriptions.audiences(channel):
@@ -300,8 +297,7 @@ class Hub:
         for index, (subscriber, its) in enumerate(parts.items()):
             if index % _CHECK_CLOCK_EVERY == 0 and slices.over():
                 await slices.give_turn()
-            if subscriber in self._subscriptions:
-                written += self._give(subscriber, its)
+            written += self._give(subscriber, its)
         self.stats.delivered += written
 
     def _give(self, subscriber: Subscriber, deliveries: list[_Delivery]) -> int:

@@ -96,15 +96,12 @@ class Subscriptions:
         self._patterns: dict[str, Audience] = {}
         self._matches: dict[str, tuple[str, ...]] = {}
         self._subscribers: dict[Subscriber, dict[str, Filter]] = {}
-        self._by_id: dict[str, Subscriber] = {}
-
-    def __contains__(self, subscriber: Subscriber) -> bool:
-        return subscriber in self._subscribers
+        self._by_id: dict[str, Members] = {}
 
     def add(self, subscriber: Subscriber, filter: Filter, live: int) -> None:
         """Let a subscriber in, with what is for all and for its user."""
         self._subscribers[subscriber] = {}
-        self._by_id[subscriber.id] = subscriber
+        self._by_id[subscriber.id] = {subscriber: 0}
         self.join(subscriber, BROADCAST, filter, live)
         if subscriber.user is not None:
             self.join(subscriber, user_channel(subscriber.user), filter, live)
@@ -114,7 +111,7 @@ class Subscriptions:
         names = self._subscribers.pop(subscriber, None)
         if names is None:
             return
-        del self._by_id[subscriber.id]
+        self._by_id.pop(subscriber.id).clear()
         for name, filter in names.items():
             self._leave(subscriber, name, filter)
 
@@ -149,9 +146,9 @@ class Subscriptions:
         """Return everybody who is in now."""
         return tuple(self._subscribers)
 
-    def of_connection(self, channel: str) -> Subscriber | None:
-        """Return whom a channel ``$conn:<id>`` is for."""
-        return self._by_id.get(channel.partition(":")[2])
+    def of_connection(self, channel: str) -> Members:
+        """Return whom a channel ``$conn:<id>`` is for: one, or nobody once that one left."""
+        return self._by_id.get(channel.partition(":")[2], {})
 
     def audiences(self, channel: str) -> list[Audience]:
         """Return who listens to a channel: by its name, then by each pattern that matches it."""
@@ -166,7 +163,7 @@ class Subscriptions:
     def count(self, channel: str) -> int:
         """Return how many subscribers an event of this channel is offered to."""
         if is_connection_channel(channel):
-            return int(self.of_connection(channel) is not None)
+            return len(self.of_connection(channel))
         audiences = self.audiences(channel)
         if len(audiences) == 1:
             return sum(len(members) for members in audiences[0].values())

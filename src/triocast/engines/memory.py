@@ -72,7 +72,8 @@ class MemoryEngine(Engine):
         self._outlets.remove(outlet)
 
     async def publish(self, events: Sequence[Event]) -> tuple[Publication, ...]:
-        await trio.lowlevel.checkpoint_if_cancelled()
+        if not events:
+            return ()
         # Again after each wait: meanwhile another outlet may have been filled.
         while (full := next((o for o in self._outlets if not o.has_room), None)) is not None:
             await full.wait_for_room()
@@ -122,6 +123,8 @@ class MemoryEngine(Engine):
         self._bytes += _size(publication)
         if len(ring.kept) > self._history_events:
             self._drop_oldest(ring)
+            if not ring.kept:
+                self._forget(publication.event.channel, ring)
         while self._bytes > self._history_bytes:
             oldest, channel = self._order.popleft()
             owner = self._rings.get(channel)

@@ -51,16 +51,25 @@ async def publish_lines(
     Each line stands alone. The first bad one ends it, and what came before stays published; so
     it is when the client falls silent or goes away. Empty lines are passed over.
     """
+
+    def check_size(line: bytes) -> None:
+        if len(line) > max_line_bytes:
+            raise TooLarge(f"a line has at most {max_line_bytes} bytes")
+
+    def checked_event(line: bytes) -> Event:
+        check_size(line)
+        return event_of_line(line)
+
     progress = Progress()
     rest = b""
     try:
         while (chunk := await _next(chunks, silence_seconds)) is not None:
             *lines, rest = (rest + chunk).split(b"\n")
-            await _publish(publisher, lines, event_of_line, progress)
+            await _publish(publisher, lines, checked_event, progress)
             if len(rest) > max_line_bytes:
                 progress.line += 1
-                raise TooLarge(f"a line has at most {max_line_bytes} bytes")
-        await _publish(publisher, [rest], event_of_line, progress)
+                check_size(rest)
+        await _publish(publisher, [rest], checked_event, progress)
     except TriocastError as error:
         progress.error = error
     return progress
@@ -78,14 +87,14 @@ async def _publish(
     event_of_line: Callable[[bytes], Event],
     progress: Progress,
 ) -> None:
-    ready: list[Event] = []
+    ready: list[tuple[int, Event]] = []
     error: TriocastError | None = None
-    for line in lines:
-        progress.line += 1
+    for number, line in enumerate(lines, progress.line + 1):
+        progress.line = number
         if not line.strip():
             continue
         try:
-            ready.append(event_of_line(line))
+            ready.append((number, event_of_line(line)))
         except TriocastError as refused:
             error = refused
             break
@@ -100,8 +109,12 @@ async def _publish(
         raise error
 
 
-async def _accept(publisher: Publisher, events: list[Event], progress: Progress) -> None:
-    publications = await publisher.publish(events)
+async def _accept(publisher: Publisher, ready: list[tuple[int, Event]], progress: Progress) -> None:
+    try:
+        publications = await publisher.publish([event for _, event in ready])
+    except TriocastError:
+        progress.line = ready[0][0]
+        raise
     progress.first = progress.first or publications[0]
     progress.last = publications[-1]
     progress.published += len(publications)
