@@ -200,10 +200,12 @@ class Connection(ABC):
             # outside, when the server ends for good.
             expired = trio.current_time() >= (self._scope.deadline if self._scope else math.inf)
             self.end(EndReason.GRANT_ENDED if expired else EndReason.SHUTDOWN)
-            with trio.move_on_after(FAREWELL_SECONDS, shield=True):
-                await self._part(self.reason or EndReason.SERVER_ERROR)
-            self._connections.leave(self)
-            self._log_close(time.monotonic() - opened)
+            try:
+                with trio.move_on_after(FAREWELL_SECONDS, shield=True):
+                    await self._part(self.reason or EndReason.SERVER_ERROR)
+            finally:
+                self._connections.leave(self)
+                self._log_close(time.monotonic() - opened)
         assert self.reason is not None
         return self.reason
 
@@ -318,6 +320,8 @@ class Connection(ABC):
                 await self._link.finish([*left, *farewell])
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             log.debug("connection %s was gone before its farewell", self.id)
+        except Exception:  # whatever an ASGI server's send raises
+            log.exception("the farewell of connection %s failed", self.id)
         finally:
             self._link.close()
 

@@ -102,6 +102,7 @@ class Hub:
         self._inbox: deque[Publication] = deque()
         self._inbox_filled = trio.Event()
         self._room = trio.Event()
+        self._wrote = trio.Event()
         self._accepted = head
         self._written = head
         self._subscriptions = Subscriptions()
@@ -129,6 +130,14 @@ class Hub:
             # Not a new one where it is closed already: somebody may wait for that.
             self._room = trio.Event() if self._room.is_set() else self._room
         self._inbox_filled.set()
+
+    async def wait_until_written(self) -> None:
+        """Return when all that was accepted by now is written. The caller owns the deadline."""
+        goal = self._accepted.seq
+        while self._written.seq < goal:
+            if self._wrote.is_set():
+                self._wrote = trio.Event()
+            await self._wrote.wait()
 
     # The connections' side.
 
@@ -222,6 +231,7 @@ class Hub:
         elif deliveries:
             await self._write_merged(deliveries)
         self._written = batch[-1].position
+        self._wrote.set()
 
     def _deliveries(self, batch: list[Publication]) -> Iterable[_Delivery]:
         """Cut the batch into runs of one channel, and each run into its groups' frames."""

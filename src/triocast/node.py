@@ -40,9 +40,15 @@ class Node:
         return not self.connections.draining
 
     async def drain(self, seconds: float) -> None:
-        """Send all clients away within ``seconds``; publishers are refused from then on."""
+        """Send all clients away within ``seconds``; publishers are refused from then on.
+
+        What was acknowledged before is written to them before they are told to go.
+        """
         self.connections.draining = True
-        await self.connections.drain(seconds)
+        began = trio.current_time()
+        with trio.move_on_after(seconds / 2):
+            await self.hub.wait_until_written()
+        await self.connections.drain(seconds - (trio.current_time() - began))
         self.publisher.closed = True
 
     async def run(self) -> None:

@@ -17,6 +17,10 @@ ENVELOPE_OVERHEAD: Final = 1_024
 """Bytes an event's frame may have beyond its data: names, tags, position, framing."""
 
 
+SHORTEST_WAIT_SECONDS: Final = 0.001
+"""So that a wait of 0 refuses where there is no room, and only there."""
+
+
 class Publisher:
     """Every event goes through here: from REST, from WebSockets, from code in the process."""
 
@@ -67,6 +71,6 @@ class Publisher:
         """
         if self.closed:
             raise ShuttingDown("this server is going away")
-        with trio.move_on_after(self._wait_seconds):
+        with trio.move_on_after(max(self._wait_seconds, SHORTEST_WAIT_SECONDS)):
             return await self._engine.publish(events)
         raise Overloaded(f"no room for more events within {self._wait_seconds:g} s")

@@ -20,6 +20,12 @@ from triocast.events import Event, Position, Publication, is_connection_channel
 EVENT_OVERHEAD: Final = 600
 """Bytes that a kept event costs beyond its data (measured: objects, ring, strings)."""
 
+SHORT_NAMES: Final = 48
+"""Characters of channel, type, key, user and tags that the overhead includes."""
+
+MOST_NAMESPACES: Final = 1_000
+"""Namespaces whose floors are kept apart; those of more become one."""
+
 _SLACK: Final = 1024
 
 
@@ -33,11 +39,17 @@ class _Ring:
 
 
 def _size(publication: Publication) -> int:
-    return len(publication.event.data) + EVENT_OVERHEAD
+    event = publication.event
+    names = len(event.channel) + len(event.type) + len(event.key or "") + len(event.user or "")
+    names += sum(len(tag) for tag in event.tags)
+    return len(event.data) + EVENT_OVERHEAD + max(0, names - SHORT_NAMES)
 
 
 def _namespace(channel: str) -> str:
-    return channel.partition(":")[0] if ":" in channel else "default"
+    """Return the namespace; each kind of the server's own channels is one of its own."""
+    if ":" in channel or channel.startswith("$"):
+        return channel.partition(":")[0]
+    return "default"
 
 
 class MemoryEngine(Engine):
@@ -50,6 +62,7 @@ class MemoryEngine(Engine):
         self._outlets: list[Outlet] = []
         self._rings: dict[str, _Ring] = {}
         self._namespace_floors: dict[str, int] = {}
+        self._other_floor = 0
         # (seq, channel) in the order they will be forgotten; those that their ring has dropped
         # already stay in it until they come up or are swept.
         self._order: deque[tuple[int, str]] = deque()
@@ -72,6 +85,7 @@ class MemoryEngine(Engine):
         self._outlets.remove(outlet)
 
     async def publish(self, events: Sequence[Event]) -> tuple[Publication, ...]:
+        await trio.lowlevel.checkpoint_if_cancelled()
         if not events:
             return ()
         # Again after each wait: meanwhile another outlet may have been filled.
@@ -90,7 +104,7 @@ class MemoryEngine(Engine):
         for channel in dict.fromkeys(channels):
             ring = self._rings.get(channel)
             if ring is None:
-                floors[channel] = self._namespace_floors.get(_namespace(channel), 0)
+                floors[channel] = self._floor_of(_namespace(channel))
                 continue
             floors[channel] = ring.floor
             for publication in reversed(ring.kept):
@@ -109,7 +123,7 @@ class MemoryEngine(Engine):
             return Publication(event, position, prev=0)
         ring = self._rings.get(event.channel)
         if ring is None:
-            floor = self._namespace_floors.get(_namespace(event.channel), 0)
+            floor = self._floor_of(_namespace(event.channel))
             ring = self._rings[event.channel] = _Ring(floor=floor, last=floor)
         publication = Publication(event, position, prev=ring.last)
         ring.last = position.seq
@@ -149,5 +163,13 @@ class MemoryEngine(Engine):
 
     def _forget(self, channel: str, ring: _Ring) -> None:
         namespace = _namespace(channel)
-        self._namespace_floors[namespace] = max(self._namespace_floors.get(namespace, 0), ring.last)
+        self._namespace_floors[namespace] = max(self._floor_of(namespace), ring.last)
         del self._rings[channel]
+        if len(self._namespace_floors) > MOST_NAMESPACES:
+            own = {n: floor for n, floor in self._namespace_floors.items() if n.startswith("$")}
+            self._other_floor = max(self._namespace_floors.values())
+            self._namespace_floors = own
+
+    def _floor_of(self, namespace: str) -> int:
+        unheard = 0 if namespace.startswith("$") else self._other_floor
+        return self._namespace_floors.get(namespace, unheard)

@@ -46,6 +46,7 @@ LINGER_SECONDS: Final = 1.0
 response while the client is still sending."""
 
 _LOST_SECONDS: Final = 1.0
+"""How long what runs for a client that is gone may take to notice."""
 
 _SSE_HEAD: Final = re.compile(
     rb"HTTP/1\.1 200 .*?\r\n(?=(?:.*\r\n)*content-type: text/event-stream\b)", re.IGNORECASE
@@ -136,6 +137,8 @@ class Client:
         self._taken: Connection | None = None
         self._linger = False
         self._lost = False
+        self._handlers = 0
+        self._no_handlers = trio.Event()
 
     async def run(self) -> None:
         """Serve the client. Lets nothing out but cancellation."""
@@ -209,8 +212,8 @@ class Client:
             protocol = self._protocol.protocol
             if isinstance(protocol, SafeH11Protocol) and protocol.held_bytes > MOST_HELD_BYTES:
                 break
-        await self._protocol.handle(Closed())
-        self._scope.cancel()
+        self._lose()
+        await trio.sleep_forever()  # until what runs for this client has heard of it
 
     async def _send(self, event: Any) -> None:
         """What Hypercorn's protocols call to reach the client."""
@@ -259,6 +262,9 @@ class Client:
     async def _tell_streams(self) -> None:
         with trio.move_on_after(_LOST_SECONDS):
             await self._protocol.handle(Closed())
+            while self._handlers:
+                self._no_handlers = trio.Event()
+                await self._no_handlers.wait()
         self._scope.cancel()
 
     def _note_idle(self, idle: bool) -> None:
@@ -330,7 +336,13 @@ class Client:
             await trio.lowlevel.checkpoint()
 
         joins = scope["type"] == "http" and isinstance(self._protocol.protocol, SafeH11Protocol)
-        await self._app(scope, receive, send_or_take_over)
+        self._handlers += 1
+        try:
+            await self._app(scope, receive, send_or_take_over)
+        finally:
+            self._handlers -= 1
+            if not self._handlers:
+                self._no_handlers.set()
 
     def _let_through(self) -> None:
         """Hand what was held behind an upgrade to Hypercorn, by way of the reading task."""
