@@ -159,6 +159,22 @@ async def test_nothing_comes_after_leaving_between_two_slices(
     assert 0 < sum(left.values()) < len(crowd)  # some had it before they left, some had not
 
 
+async def test_what_is_for_one_connection_does_not_come_after_it_left(
+    hub, source, nursery, monkeypatch
+):
+    monkeypatch.setattr(hub_module, "SLICE_SECONDS", 0)  # a turn for others before the write
+    listener = enter(hub, "a")
+    source.publish("$conn:a")
+    nursery.start_soon(hub.run)
+    while hub.stats.batches == 0:  # noqa: ASYNC110, nobody tells
+        await trio.lowlevel.checkpoint()
+    had = len(listener.got)
+    hub.remove(listener)
+    await wait_all_tasks_blocked()
+    assert had == 0, "it was written before the turn, nothing was tested"
+    assert listener.got == []
+
+
 async def test_filters_by_type_and_tag(hub, source, nursery):
     types, tags = Listener("types"), Listener("tags")
     for listener, filter in (

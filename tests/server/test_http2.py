@@ -1,14 +1,11 @@
-"""What bounds HTTP/2: the heads of frames, stream buffers, and fragments of messages."""
+"""What bounds HTTP/2: the heads of frames and stream buffers."""
 
-import pytest
-from hypercorn.protocol.ws_stream import FrameTooLargeError
 from hypercorn.trio.worker_context import EventWrapper
 from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
-from wsproto.events import BytesMessage, TextMessage
 
-from triocast.server.http2 import PREFACE, BoundedMessage, FrameHeads, SafeStreamBuffer
+from triocast.server.http2 import PREFACE, FrameHeads, SafeStreamBuffer
 
 
 def frame(length: int) -> bytes:
@@ -50,15 +47,3 @@ async def test_a_writer_waits_until_little_is_left(nursery, autojump_clock):
     await buffer.pop(39_000)
     await wait_all_tasks_blocked()
     assert written == [0, 1, 2]
-
-
-@pytest.mark.parametrize("kind", [TextMessage, BytesMessage])
-def test_fragments_are_refused_before_they_are_kept(kind):
-    message = BoundedMessage(10)
-    part = "ä" * 3 if kind is TextMessage else bytes(6)
-    message.extend(kind(data=part, message_finished=False))
-    with pytest.raises(FrameTooLargeError):
-        message.extend(kind(data=part, message_finished=False))
-    assert message.size == 6
-    message.clear()
-    message.extend(kind(data=part, message_finished=True))

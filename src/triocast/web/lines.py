@@ -56,20 +56,20 @@ async def publish_lines(
         if len(line) > max_line_bytes:
             raise TooLarge(f"a line has at most {max_line_bytes} bytes")
 
-    def checked_event(line: bytes) -> Event:
+    def parse(line: bytes) -> Event | None:
         check_size(line)
-        return event_of_line(line)
+        return event_of_line(line) if line.strip() else None
 
     progress = Progress()
     rest = b""
     try:
         while (chunk := await _next(chunks, silence_seconds)) is not None:
             *lines, rest = (rest + chunk).split(b"\n")
-            await _publish(publisher, lines, checked_event, progress)
+            await _publish(publisher, lines, parse, progress)
             if len(rest) > max_line_bytes:
                 progress.line += 1
                 check_size(rest)
-        await _publish(publisher, [rest], checked_event, progress)
+        await _publish(publisher, [rest], parse, progress)
     except TriocastError as error:
         progress.error = error
     return progress
@@ -84,20 +84,20 @@ async def _next(chunks: AsyncIterator[bytes], silence_seconds: float) -> bytes |
 async def _publish(
     publisher: Publisher,
     lines: list[bytes],
-    event_of_line: Callable[[bytes], Event],
+    parse: Callable[[bytes], Event | None],
     progress: Progress,
 ) -> None:
     ready: list[tuple[int, Event]] = []
     error: TriocastError | None = None
     for number, line in enumerate(lines, progress.line + 1):
         progress.line = number
-        if not line.strip():
-            continue
         try:
-            ready.append((number, event_of_line(line)))
+            event = parse(line)
         except TriocastError as refused:
             error = refused
             break
+        if event is not None:
+            ready.append((number, event))
         if len(ready) == LINES_PER_PUBLISH:
             await _accept(publisher, ready, progress)
             ready = []
