@@ -201,7 +201,8 @@ class Connection(ABC):
             expired = trio.current_time() >= (self._scope.deadline if self._scope else math.inf)
             self.end(EndReason.GRANT_ENDED if expired else EndReason.SHUTDOWN)
             try:
-                with trio.move_on_after(FAREWELL_SECONDS, shield=True):
+                patience = min(FAREWELL_SECONDS, self._heartbeat_seconds)
+                with trio.move_on_after(patience, shield=True):
                     await self._part(self.reason or EndReason.SERVER_ERROR)
             finally:
                 self._connections.leave(self)
@@ -272,7 +273,10 @@ class Connection(ABC):
             self.end(EndReason.SLOW_CONSUMER)
 
     async def _send(self) -> None:
-        """Empty the outbox into the link; a client that takes nothing for a heartbeat is gone."""
+        """Empty the outbox into the link, up to `JOIN_BYTES` at a time.
+
+        A client that takes longer than a heartbeat for such a write is let go; it resumes.
+        """
         async for first in self._inbox:
             frames: list[bytes | memoryview] = [first]
             size = len(first)

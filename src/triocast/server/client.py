@@ -201,7 +201,10 @@ class Client:
         while True:
             data: bytes | None = None
             with trio.CancelScope() as self._reading:
-                data = bytes(await self._stream.receive_some(RECEIVE_BYTES))
+                try:
+                    data = bytes(await self._stream.receive_some(RECEIVE_BYTES))
+                except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+                    break
             if data is None:
                 # An upgrade was answered: what was held behind it goes on now.
                 await self._protocol.handle(RawData(b""))

@@ -26,7 +26,7 @@ def install(app: QuartTrio, settings: Settings) -> None:
 
     @app.before_request
     async def answer_preflight() -> Response | None:
-        origin = request.headers.get("Origin")
+        origin = _origin(request)
         if origin is None or request.method != "OPTIONS":
             return None
         if "Access-Control-Request-Method" not in request.headers:
@@ -44,21 +44,22 @@ def install(app: QuartTrio, settings: Settings) -> None:
 
     @app.before_request
     async def check_origin() -> None:
-        origin = request.headers.get("Origin")
+        origin = _origin(request)
         if origin is not None and request.method not in ("GET", "HEAD"):
             _check(request, origin, allowed)
 
     @app.before_websocket
     async def check_websocket_origin() -> None:
-        origin = websocket.headers.get("Origin")
+        origin = _origin(websocket)
         if origin is not None:
             _check(websocket, origin, allowed)
 
     @app.after_request
     async def allow_reading(response: Response) -> Response:
-        origin = request.headers.get("Origin")
-        if origin is None:
+        origins = request.headers.getlist("Origin")
+        if len(origins) != 1:
             return response
+        (origin,) = origins
         response.headers.add("Vary", "Origin")
         if _is_listed(origin, allowed):
             response.headers["Access-Control-Allow-Origin"] = origin
@@ -68,10 +69,21 @@ def install(app: QuartTrio, settings: Settings) -> None:
         return response
 
 
+def _origin(caller: Request | Websocket) -> str | None:
+    """Return the page's origin; None for what is no page. Raises OriginRefused for two of them."""
+    origins = caller.headers.getlist("Origin")
+    if len(origins) > 1:
+        raise OriginRefused("a request has one Origin header")
+    return origins[0] if origins else None
+
+
 def _check(caller: Request | Websocket, origin: str, allowed: frozenset[str]) -> None:
     if _is_listed(origin, allowed):
         return
-    parts = urlsplit(origin)
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        raise OriginRefused("the Origin header is none") from None
     scheme = {"ws": "http", "wss": "https"}.get(caller.scheme, caller.scheme)
     if (parts.scheme, parts.netloc.lower()) == (scheme, caller.headers.get("Host", "").lower()):
         return
