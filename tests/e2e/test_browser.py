@@ -1,0 +1,190 @@
+"""Chromium's own EventSource and WebSocket, on a page of another origin."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright import sync_api
+
+from e2e.clients import Stream
+from e2e.rest import publish, stats, until
+from e2e.servers import Server
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+PAGE = b"""<!doctype html><meta charset="utf-8"><title>a page</title><link rel="icon" href="data:,">
+<script>
+window.seen = []; window.ids = []; window.states = [];
+function listen(url, credentials) {
+    const source = new EventSource(url, {withCredentials: credentials});
+    source.onopen = () => states.push("open");
+    source.onerror = () => states.push(source.readyState === 2 ? "closed" : "again");
+    source.onmessage = (event) => {
+        seen.push(JSON.parse(event.data));
+        ids.push(event.lastEventId);
+    };
+    window.source = source;
+}
+function connect(url) {
+    const socket = new WebSocket(url, "triocast.v1");
+    socket.onmessage = (event) => seen.push(JSON.parse(event.data));
+    socket.onclose = (event) => states.push(event.code);
+    window.socket = socket;
+}
+</script>"""
+
+
+class _Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(PAGE)))
+        self.end_headers()
+        self.wfile.write(PAGE)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: pytest has enough to say."""
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[str]:
+    """A site that is not the server's."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Page) as site:
+        thread = threading.Thread(target=site.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{site.server_port}"
+        finally:
+            site.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("Chromium is missing: install chromium")
+        pytest.skip("install chromium to run the browser's tests")
+    with sync_api.sync_playwright() as play:
+        running = play.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Any, origin: str) -> Iterator[Any]:
+    page = browser.new_page()
+    page.set_default_timeout(20_000)
+    page.goto(origin)
+    yield page
+    print(page.evaluate("[states, seen]"))
+    page.close()
+
+
+@pytest.fixture
+def start(serve: Callable[..., Server], origin: str) -> Callable[..., Server]:
+    """Start a server that the page may talk to, with a short drain: it also sets how late
+    clients come back."""
+
+    def start(*options: str) -> Server:
+        return serve("--allowed-origins", origin, "--drain-seconds", "0.5", *options)
+
+    return start
+
+
+def listen(page: Any, server: Server, query: str) -> None:
+    page.evaluate(f"listen('http://{server.authority}/realtime/events?{query}', false)")
+    page.wait_for_function("states.includes('open')")
+
+
+def data_seen(page: Any, count: int) -> list[Any]:
+    page.wait_for_function(f"seen.length >= {count}")
+    return [event["data"] for event in page.evaluate("seen")]
+
+
+def test_event_source(page: Any, start: Callable[..., Server]) -> None:
+    server = start()
+    listen(page, server, "channel=news")
+    until(lambda: stats(server)["sse_count"] == 1, "stream")
+    sent = [publish(server, channel="news", data={"n": n, "text": "∎\n"}) for n in range(20)]
+    assert data_seen(page, 20) == [{"n": n, "text": "∎\n"} for n in range(20)]
+    assert page.evaluate("ids") == [answer["id"] for answer in sent]
+    assert page.evaluate("states") == ["open"]
+    page.evaluate("source.close()")
+    until(lambda: stats(server)["sse_count"] == 0, "end")
+
+
+def test_web_socket(page: Any, start: Callable[..., Server]) -> None:
+    server = start()
+    page.evaluate(f"connect('ws://{server.authority}/realtime/ws')")
+    page.wait_for_function("seen.length === 1")
+    assert page.evaluate("socket.protocol") == "triocast.v1"
+    page.evaluate("socket.send(JSON.stringify({type: 'subscribe', channel: 'news', id: 1}))")
+    page.wait_for_function("seen.length === 2")
+    publish(server, channel="news", data="from here")
+    page.evaluate("socket.send(JSON.stringify({type: 'publish', channel: 'news', data: 'there'}))")
+    page.wait_for_function("seen.length === 4")
+    greeting, reply, *events = page.evaluate("seen")
+    assert (greeting["type"], reply["type"]) == ("connected", "reply")
+    assert [event["data"] for event in events] == ["from here", "there"]
+    server.process.terminate()
+    page.wait_for_function("states.length === 1")
+    assert page.evaluate("states") == [1012]
+
+
+def test_a_page_that_is_not_allowed(page: Any, serve: Callable[..., Server]) -> None:
+    server = serve()
+    page.evaluate(f"listen('http://{server.authority}/realtime/events', false)")
+    page.wait_for_function("states.includes('closed')")
+    page.evaluate(f"connect('ws://{server.authority}/realtime/ws')")
+    page.wait_for_function("states.includes(1006)")
+    publish(server, data=1)
+    assert page.evaluate("seen") == []
+
+
+@pytest.mark.parametrize("how", ["terminate", "kill"])
+def test_an_event_source_comes_back_after_a_restart(
+    page: Any, start: Callable[..., Server], how: str
+) -> None:
+    server = start()
+    listen(page, server, "channel=news")
+    publish(server, channel="news", data="before")
+    assert data_seen(page, 1) == ["before"]
+    getattr(server.process, how)()
+    server.process.wait(10)
+    page.wait_for_function("states.includes('again')")
+    successor = start("--port", str(server.port))
+    assert successor.port == server.port
+    page.wait_for_function("states.at(-1) === 'open' && states.length > 2")
+    publish(successor, channel="news", data="after")
+    assert data_seen(page, 2) == ["before", "after"]
+    assert "closed" not in page.evaluate("states")
+
+
+def test_an_event_source_comes_back_after_it_was_turned_away(
+    page: Any, start: Callable[..., Server]
+) -> None:
+    server = start("--max-connections", "1")
+    with Stream(server) as other:
+        other.opened()
+        listen(page, server, "")
+        page.wait_for_function("states.includes('again') && seen.length === 1")
+        error = page.evaluate("seen")[0]
+        assert (error["type"], error["data"]["code"]) == ("ERROR", "too_many_connections")
+    until(lambda: stats(server)["sse_count"] == 0, "free place")
+    page.wait_for_function("states.at(-1) === 'open' && states.length > 2")
+    publish(server, data="welcome")
+    assert data_seen(page, 2)[-1] == "welcome"

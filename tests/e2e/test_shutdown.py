@@ -1,0 +1,216 @@
+"""SIGTERM under load: everybody is sent away politely, at different times, and in time."""
+
+from __future__ import annotations
+
+import re
+import resource
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from e2e.clients import Stream
+from e2e.crowd import Crowd, Member, sse_request, ws_request
+from e2e.rest import Upload, call, stats, until
+from e2e.servers import Server
+
+DRAIN_SECONDS = 6.0
+EACH = 500
+
+_GOODBYE = re.compile(b"\x88[\x02\x0a]" + struct.pack(">H", 1012) + b"(?:shutdown)?\\Z")
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Room for a thousand sockets of our own."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * EACH + 512
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip(f"{wanted} descriptors are needed: raise the hard limit (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("takeover", ["--takeover", "--no-takeover"])
+@pytest.mark.usefixtures("many_files")
+def test_a_thousand_streams_are_sent_away_in_time(
+    serve: Callable[..., Server], takeover: str
+) -> None:
+    server = serve(takeover, "--drain-seconds", f"{DRAIN_SECONDS:g}", "--log-level", "warning")
+    with Crowd(server) as crowd:
+        streams = crowd.join(EACH, sse_request(server))
+        sockets = crowd.join(EACH, ws_request(server))
+        crowd.pump(
+            lambda: (
+                all(b"retry:" in member.data for member in streams)
+                and all(b"connection_id" in member.data for member in sockets)
+            ),
+            "greeting for all",
+            60,
+        )
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        crowd.pump(lambda: any(member.ended for member in crowd.members), "farewell")
+        with pytest.raises(ConnectionRefusedError):
+            server.connect()
+        first_left = sum(member.ended for member in crowd.members)
+        assert first_left < 2 * EACH // 2, "all were sent away at once"
+        crowd.pump(lambda: all(member.ended for member in crowd.members), "end for all", 30)
+        code = server.process.wait(DRAIN_SECONDS)
+        assert time.monotonic() - began < DRAIN_SECONDS
+        assert code == 0
+        assert not any(member.reset for member in crowd.members)
+        retries = [_check_farewell(member) for member in streams]
+        for member in sockets:
+            assert _GOODBYE.search(member.data), bytes(member.data[-100:])
+    assert len(set(retries)) > EACH // 3, "they would all come back at the same time"
+    assert all(1_000 <= retry <= 3_000 + 1_000 * DRAIN_SECONDS for retry in retries)
+    assert "Traceback" not in server.fresh_log()
+
+
+@pytest.mark.usefixtures("many_files")
+def test_what_was_acknowledged_reaches_everybody_before_the_farewell(
+    serve: Callable[..., Server],
+) -> None:
+    server = serve("--drain-seconds", f"{DRAIN_SECONDS:g}", "--log-level", "warning")
+    with Crowd(server) as crowd:
+        streams, sockets = _gather(crowd)
+        lines = b"".join(b'{"type":"last words","data":%d}\n' % number for number in range(50))
+        assert call(server, "POST", "/realtime/broadcast", lines, "application/x-ndjson").json[
+            "published"
+        ]
+        server.process.send_signal(signal.SIGTERM)
+        crowd.pump(lambda: all(member.ended for member in crowd.members), "end for all", 30)
+        heard = [member.data.count(b"last words") for member in (*streams, *sockets)]
+        assert heard == [50] * (2 * EACH)
+
+
+def _gather(crowd: Crowd) -> tuple[list[Member], list[Member]]:
+    """Open the streams and the sockets; return when all have been greeted."""
+    streams = crowd.join(EACH, sse_request(crowd.server))
+    sockets = crowd.join(EACH, ws_request(crowd.server))
+    crowd.pump(
+        lambda: (
+            all(b"retry:" in member.data for member in streams)
+            and all(b"connection_id" in member.data for member in sockets)
+        ),
+        "greeting for all",
+        60,
+    )
+    counts = stats(crowd.server)
+    assert (counts["sse_count"], counts["websocket_count"]) == (EACH, EACH)
+    return streams, sockets
+
+
+def _check_farewell(member: Member) -> int:
+    """A stream ends with a time to come back at, behind whole chunks and the last one."""
+    text, rest = b"", member.body
+    while True:
+        size, _, rest = rest.partition(b"\r\n")
+        length = int(size, 16)
+        text += rest[:length]
+        assert rest[length : length + 2] == b"\r\n"
+        rest = rest[length + 2 :]
+        if not length:
+            break
+    assert rest == b"", "there is something behind the last chunk"
+    block = text.removesuffix(b"\n\n").rpartition(b"\n\n")[2]
+    found = re.fullmatch(rb"retry: (\d+)", block)
+    assert found is not None, block
+    return int(found[1])
+
+
+def test_a_stream_over_http_1_0_ends_politely_too(serve: Callable[..., Server]) -> None:
+    server = serve("--drain-seconds", "3")
+    with Crowd(server) as crowd:
+        (member,) = crowd.join(1, sse_request(server).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        crowd.pump(lambda: b"retry:" in member.data, "first block")
+        server.process.send_signal(signal.SIGTERM)
+        crowd.pump(lambda: member.ended, "end")
+    assert re.search(rb"\n\nretry: \d+\n\n\Z", bytes(member.data))
+    assert server.process.wait(3) == 0
+
+
+def test_clients_that_take_nothing_do_not_hold_up_the_end(serve: Callable[..., Server]) -> None:
+    server = serve("--drain-seconds", "3", "--outbox-bytes", "64000000")
+    with Crowd(server) as crowd:
+        members = crowd.join(20, sse_request(server), receive_buffer=4_096)
+        members += crowd.join(20, ws_request(server), receive_buffer=4_096)
+        crowd.pump(lambda: all(b"\r\n\r\n" in member.data for member in members), "heads")
+        until(lambda: stats(server)["sse_count"] == 20, "streams")
+        until(lambda: stats(server)["websocket_count"] == 20, "sockets")
+        line = b'{"data":"%b"}\n' % (b"x" * 60_000)
+        assert call(server, "POST", "/realtime/broadcast", line * 100, "application/x-ndjson")
+        until(lambda: stats(server)["queue_bytes"] > 0, "queue")
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+        assert time.monotonic() - began < 3 + 2 + 1  # what is left, and a farewell
+
+
+def test_a_request_under_way_is_answered(serve: Callable[..., Server]) -> None:
+    server = serve("--drain-seconds", "3")
+    with Stream(server) as stream, Upload(server) as upload:
+        stream.opened()
+        upload.line(data=1)
+        assert stream.event()["data"] == 1
+        server.process.send_signal(signal.SIGTERM)
+        last = stream.block()
+        while last is not None:
+            last = stream.block()
+        upload.line(data=2)
+        answer = upload.finish()
+    assert answer.json["published"] in (1, 2)
+    if answer.json["published"] == 1:
+        assert answer.json["error"]["code"] == "shutting_down"
+        assert answer.json["error"]["temporary"] is True
+    assert server.process.wait(4) == 0
+
+
+def test_idle_connections_are_closed_at_once(serve: Callable[..., Server]) -> None:
+    server = serve("--drain-seconds", "20")
+    idle = server.connect()
+    with idle:
+        idle.sendall(f"GET /healthz HTTP/1.1\r\nHost: {server.authority}\r\n\r\n".encode())
+        assert idle.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        silent = server.connect()
+        began = time.monotonic()
+        with silent:
+            # both are known to the server when another, later one was served
+            assert call(server, "GET", "/healthz").status == 200
+            server.process.send_signal(signal.SIGTERM)
+            for sock in (idle, silent):
+                assert _rest(sock) == b""
+        assert server.process.wait(10) == 0
+        assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM)])
+def test_other_signals(serve: Callable[..., Server], signals: tuple[signal.Signals, ...]) -> None:
+    """One SIGINT drains like SIGTERM; a second signal of either kind is final."""
+    server = serve("--drain-seconds", "30")
+    with Crowd(server) as crowd:
+        (stalled,) = crowd.join(1, sse_request(server))
+        crowd.pump(lambda: b"retry:" in stalled.data, "first block")
+        if len(signals) == 1:
+            server.process.send_signal(signals[0])
+            crowd.pump(lambda: stalled.ended, "end")
+        else:
+            # a POST without its body keeps the drain waiting
+            with Upload(server):
+                server.process.send_signal(signals[0])
+                crowd.pump(lambda: stalled.ended, "end")
+                server.process.send_signal(signals[1])
+                assert server.process.wait(5) is not None
+    assert server.process.wait(5) in (0, 1)
+
+
+def _rest(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(1)
+    except ConnectionResetError:
+        return b""

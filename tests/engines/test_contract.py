@@ -1,0 +1,287 @@
+"""What every engine promises; run on each of them."""
+
+from itertools import pairwise
+
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
+
+from triocast.events import Event, Position, Publication
+
+
+def event(channel="news", data=b"1", **fields):
+    return Event("T", data, channel, "2026-01-31T12:00:00.123Z", **fields)
+
+
+class Outlet:
+    """An inbox that can be shut."""
+
+    def __init__(self):
+        self.got: list[Publication] = []
+        self.room = trio.Event()
+        self.room.set()
+
+    @property
+    def has_room(self):
+        return self.room.is_set()
+
+    async def wait_for_room(self):
+        await self.room.wait()
+
+    def put(self, publications):
+        assert publications
+        self.got += publications
+
+    @property
+    def seqs(self):
+        return [publication.seq for publication in self.got]
+
+
+async def seqs_of(engine, *channels, after=0, limit=1_000):
+    history = await engine.history(channels, after=after, limit=limit)
+    return [publication.seq for publication in history.publications]
+
+
+class TestPublish:
+    async def test_the_head_is_zero_before_the_first(self, engine):
+        assert engine.head == Position("e1", 0)
+        assert (await engine.history(["news"], after=0, limit=1)).head == Position("e1", 0)
+
+    async def test_seq_is_one_order_over_all_channels(self, engine):
+        first = await engine.publish([event("a"), event("b"), event("$all")])
+        second = await engine.publish([event("$conn:x"), event("a")])
+        assert [p.position for p in first + second] == [Position("e1", n) for n in range(1, 6)]
+        assert engine.head == Position("e1", 5)
+
+    async def test_it_returns_the_events_as_they_were(self, engine):
+        events = [
+            event("a", b'{"x": 1}', key="k", tags=("t", "u"), user="alice", exclude="c"),
+            event("$user:J\u00fcrgen \u2028"),
+        ]
+        publications = await engine.publish(events)
+        assert [p.event for p in publications] == events
+        assert (await engine.history(["a"], after=0, limit=9)).publications == publications[:1]
+
+    async def test_prev_is_the_one_before_in_the_channel(self, engine):
+        publications = await engine.publish([event(c) for c in "abaab"])
+        (more,) = await engine.publish([event("b")])
+        assert [p.prev for p in publications] == [0, 0, 1, 3, 2]
+        assert more.prev == 5
+
+    async def test_publishing_nothing_is_nothing(self, engine):
+        outlet = Outlet()
+        engine.attach(outlet)
+        assert await engine.publish([]) == ()
+        assert engine.head.seq == 0
+
+    async def test_publishers_at_the_same_time_do_not_mix_their_events(self, engine, nursery):
+        outlet = Outlet()
+        engine.attach(outlet)
+        replies = []
+
+        async def publish(name):
+            for _ in range(10):
+                replies.append(await engine.publish([event(name)] * 3))
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as publishers:
+            for name in "abc":
+                publishers.start_soon(publish, name)
+        for reply in replies:
+            first = reply[0].seq
+            assert [p.seq for p in reply] == [first, first + 1, first + 2]
+        await wait_all_tasks_blocked()
+        assert outlet.seqs == list(range(1, 91))
+
+    async def test_a_healthy_engine_says_so(self, engine):
+        await engine.check_health()
+
+
+class TestOutlets:
+    async def test_all_get_the_same_in_the_same_order(self, engine):
+        one, two = Outlet(), Outlet()
+        engine.attach(one)
+        published = await engine.publish([event("a"), event("$conn:x")])
+        engine.attach(two)
+        published += await engine.publish([event("b"), event("a")])
+        await wait_all_tasks_blocked()
+        assert one.got == list(published)
+        assert two.got == list(published[2:])
+        engine.detach(two)
+        published += await engine.publish([event("a")])
+        await wait_all_tasks_blocked()
+        assert (one.got, two.got) == (list(published), list(published[2:4]))
+
+    async def test_it_waits_for_room_in_every_outlet(self, engine, nursery, autojump_clock):
+        one, full = Outlet(), Outlet()
+        full.room = trio.Event()
+        for outlet in (one, full):
+            engine.attach(outlet)
+        nursery.start_soon(engine.publish, [event()])
+        await trio.sleep(60)
+        assert engine.head.seq == 0
+        assert one.got == full.got == []
+        full.room.set()
+        await wait_all_tasks_blocked()
+        assert one.seqs == full.seqs == [1]
+
+    async def test_room_is_looked_at_again_after_each_wait(self, engine, nursery, autojump_clock):
+        """While a publisher waits for one outlet, another may have been filled."""
+        one, other = Outlet(), Outlet()
+        one.room, other.room = trio.Event(), trio.Event()
+        for outlet in (one, other):
+            engine.attach(outlet)
+        nursery.start_soon(engine.publish, [event()])
+        await trio.sleep(1)
+        one.room.set()
+        await trio.sleep(1)
+        one.room = trio.Event()
+        other.room.set()
+        await trio.sleep(60)
+        assert (engine.head.seq, one.got, other.got) == (0, [], [])
+        one.room.set()
+        await wait_all_tasks_blocked()
+        assert one.seqs == other.seqs == [1]
+
+    async def test_a_publish_that_is_cancelled_while_it_waits_publishes_nothing(
+        self, engine, autojump_clock
+    ):
+        one, full = Outlet(), Outlet()
+        full.room = trio.Event()
+        for outlet in (one, full):
+            engine.attach(outlet)
+        with trio.move_on_after(1) as patience:
+            await engine.publish([event(), event()])
+        assert patience.cancelled_caught
+        full.room.set()
+        await wait_all_tasks_blocked()
+        assert (engine.head.seq, one.got, full.got) == (0, [], [])
+        assert await seqs_of(engine, "news") == []
+
+    async def test_a_publish_that_is_cancelled_before_publishes_nothing(self, engine):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await engine.publish([event()])
+        assert scope.cancelled_caught
+        assert engine.head.seq == 0
+
+
+class TestHistory:
+    @pytest.fixture
+    async def engine(self, engine):
+        await engine.publish([event(channel) for channel in "abcab"])
+        return engine
+
+    @pytest.mark.parametrize(
+        ("channels", "after", "seqs"),
+        [
+            (["a"], 0, [1, 4]),
+            (["b", "a"], 0, [1, 2, 4, 5]),
+            (["a", "b", "a"], 1, [2, 4, 5]),
+            (["a"], 4, []),
+            (["a"], 99, []),
+            (["nobody"], 0, []),
+            ([], 0, []),
+        ],
+    )
+    async def test_it_is_in_order_and_after(self, engine, channels, after, seqs):
+        history = await engine.history(channels, after=after, limit=10)
+        assert [p.seq for p in history.publications] == seqs
+        assert history.complete
+        assert history.floors == dict.fromkeys(channels, 0)
+        assert history.head == engine.head
+
+    @pytest.mark.parametrize(("limit", "complete"), [(4, True), (3, False), (0, False)])
+    async def test_a_limit_cuts_off_the_newest_and_says_so(self, engine, limit, complete):
+        history = await engine.history(["a", "b"], after=0, limit=limit)
+        assert [p.seq for p in history.publications] == [1, 2, 4, 5][:limit]
+        assert history.complete is complete
+
+    async def test_what_is_for_one_connection_is_not_kept(self, engine):
+        outlet = Outlet()
+        engine.attach(outlet)
+        await engine.publish([event("$conn:x"), event("a"), event("$conn:x")])
+        await wait_all_tasks_blocked()
+        assert outlet.seqs == [6, 7, 8]
+        assert await seqs_of(engine, "$conn:x", "a", after=5) == [7]
+
+    async def test_what_is_for_a_user_or_all_is_kept(self, engine):
+        await engine.publish([event("$user:u"), event("$all")])
+        assert await seqs_of(engine, "$user:u", "$all") == [6, 7]
+
+
+class TestFloors:
+    async def test_the_floor_is_the_last_that_went(self, open_engine):
+        async with open_engine(history_events=3) as engine:
+            await engine.publish([event(c) for c in "aabaaa"])
+            history = await engine.history(["a", "b"], after=0, limit=10)
+            assert [p.seq for p in history.publications] == [3, 4, 5, 6]
+            assert history.floors == {"a": 2, "b": 0}
+
+    async def test_prev_leads_from_the_floor_to_the_head(self, open_engine):
+        async with open_engine(history_events=3) as engine:
+            for channel in "aababaabbbaab":
+                await engine.publish([event(channel)])
+            for channel in "ab":
+                history = await engine.history([channel], after=0, limit=10)
+                before = history.floors[channel]
+                for publication in history.publications:
+                    assert publication.prev == before
+                    before = publication.seq
+
+    async def test_without_history_everything_is_below_the_floor(self, open_engine):
+        async with open_engine(history_events=0) as engine:
+            await engine.publish([event("a"), event("b"), event("a")])
+            history = await engine.history(["a", "b"], after=0, limit=10)
+            assert history.publications == ()
+            assert history.floors["a"] >= 3
+            assert history.floors["b"] >= 2
+
+
+channels = st.sampled_from(["a", "b", "ns:a", "ns:b", "$all", "$conn:x"])
+published = st.lists(st.lists(st.tuples(channels, st.integers(0, 3_000)), min_size=1, max_size=4))
+
+
+@given(
+    batches=published,
+    history_events=st.integers(1, 5),
+    history_bytes=st.sampled_from([3_000, 8_000, 10_000_000]),
+    after=st.integers(0, 30),
+    limit=st.integers(0, 12),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_reader_gets_all_or_knows_that_something_is_missing(
+    open_engine, batches, history_events, history_bytes, after, limit
+):
+    """Whatever was removed, floors and limit tell it; whatever is above the floor is there."""
+
+    async def scenario():
+        bounds = {"history_events": history_events, "history_bytes": history_bytes}
+        async with open_engine(**bounds) as engine:
+            everything = []
+            for batch in batches:
+                everything += await engine.publish([event(c, b"x" * n) for c, n in batch])
+            assert [p.seq for p in everything] == list(range(1, len(everything) + 1))
+            asked = ["a", "ns:a", "ns:b", "$all"]
+            history = await engine.history(asked, after=after, limit=limit)
+            whole = await engine.history(asked, after=after, limit=10_000)
+            assert whole.complete
+            assert history.publications == whole.publications[:limit]
+            assert history.complete == (len(whole.publications) <= limit)
+            for channel in asked:
+                mine = [p for p in everything if p.event.channel == channel and p.seq > after]
+                kept = [p for p in whole.publications if p.event.channel == channel]
+                assert kept == mine[len(mine) - len(kept) :], "not the newest ones"
+                assert len(kept) <= history_events
+                lost = mine[: len(mine) - len(kept)]
+                assert all(p.seq <= whole.floors[channel] for p in lost)
+                assert all(p.seq > whole.floors[channel] for p in kept)
+                for older, newer in pairwise(kept):
+                    assert newer.prev == older.seq
+                if kept and not lost and kept[0].prev <= after:
+                    before = [p.seq for p in everything if p.event.channel == channel]
+                    assert kept[0].prev >= max((s for s in before if s < kept[0].seq), default=0)
+
+    trio.run(scenario)

@@ -1,0 +1,382 @@
+"""Who may do what: every way a request can bring, or fail to bring, a grant."""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+
+import jwt
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from triocast.auth import EVERYTHING, Authenticator, Grant, check_publish_pattern
+from triocast.errors import Forbidden, InvalidChannel, Unauthorized
+
+KEY = "k" * 64
+FUTURE = int(time.time()) + 600
+
+
+class Fields(dict):
+    """Header fields; names in any case."""
+
+    def __init__(self, **fields):
+        super().__init__({name.lower().replace("_", "-"): v for name, v in fields.items()})
+
+    def get(self, name):
+        return super().get(name.lower())
+
+    def __contains__(self, name):
+        return super().__contains__(name.lower())
+
+
+def authenticator(*, key=KEY, audience=None, in_query=False, anonymous=False):
+    return Authenticator(
+        token_key=key,
+        token_audience=audience,
+        token_in_query=in_query,
+        insecure_anonymous=anonymous,
+    )
+
+
+def token(key=KEY, algorithm="HS256", **claims):
+    return jwt.encode({"exp": FUTURE} | claims, key, algorithm)
+
+
+def raw_token(payload: str, *, header='{"alg":"HS256","typ":"JWT"}', key=KEY) -> str:
+    """A signed token of any text, also of what a library would not write."""
+    parts = [
+        base64.urlsafe_b64encode(part.encode()).rstrip(b"=").decode() for part in (header, payload)
+    ]
+    signed = ".".join(parts).encode()
+    signature = hmac.digest(key.encode(), signed, hashlib.sha256)
+    return ".".join([*parts, base64.urlsafe_b64encode(signature).rstrip(b"=").decode()])
+
+
+def grant(token, *, where="192.0.2.7", **options):
+    headers = Fields(Authorization=f"Bearer {token}", Host="example.org")
+    return authenticator(**options).grant(headers, Fields(), where)
+
+
+def refused(token, **options):
+    with pytest.raises(Unauthorized) as caught:
+        grant(token, **options)
+    assert not caught.value.temporary
+    return caught.value.message
+
+
+class TestTokens:
+    def test_the_claims_are_the_grant(self):
+        claims = {
+            "subscribe": ["news:*", "default:a", "*"],
+            "publish": ["chat:*", "default:b", "$all", "$user:*", "$user:bob", "$conn:*"],
+            "admin": True,
+        }
+        assert grant(token(sub="alice", triocast=claims)) == Grant(
+            user="alice",
+            subscribe=("news:*", "a", "*"),
+            publish=("chat:*", "b", "$all", "$user:*", "$user:bob", "$conn:*"),
+            admin=True,
+            expires_at=float(FUTURE),
+        )
+
+    def test_without_the_claim_nothing_is_granted(self):
+        assert grant(token()) == Grant(expires_at=float(FUTURE))
+
+    def test_the_scheme_has_any_case(self):
+        headers = Fields(authorization=f"bEARER  {token(sub='a')}")
+        assert authenticator().grant(headers, Fields(), None).user == "a"
+
+    @pytest.mark.parametrize(
+        "header", ["", "Bearer", "Bearer ", "Basic YTpi", "Token x", "Bearer not.a.token", "x"]
+    )
+    @pytest.mark.parametrize("anonymous", [False, True])
+    def test_a_bad_header_is_refused_where_anonymous_clients_are_let_in_too(
+        self, header, anonymous
+    ):
+        with pytest.raises(Unauthorized):
+            authenticator(anonymous=anonymous).grant(
+                Fields(Authorization=header, Host="localhost"), Fields(), "127.0.0.1"
+            )
+
+    def test_a_token_for_a_server_without_a_key_is_refused(self):
+        assert "token_key" in refused(token(), key=None, where="127.0.0.1")
+        refused(token(), key=None, anonymous=True)
+
+    def test_another_key_is_refused(self):
+        refused(token(key="x" * 64))
+
+    @pytest.mark.parametrize("algorithm", ["HS512", "HS384"])
+    def test_another_algorithm_is_refused(self, algorithm):
+        refused(token(algorithm=algorithm))
+
+    @pytest.mark.parametrize("name", ["none", "None", "NONE", "hs256", "HS256 ", "", "RS256"])
+    def test_a_token_does_not_choose_its_algorithm(self, name):
+        payload = json.dumps({"exp": FUTURE})
+        signed = raw_token(payload, header=json.dumps({"alg": name, "typ": "JWT"}))
+        refused(signed)
+        refused(signed.rpartition(".")[0] + ".")
+
+    def test_what_was_changed_is_refused(self):
+        head, payload, signature = token(sub="alice").split(".")
+        _, other, _ = token(sub="mallory").split(".")
+        refused(f"{head}.{other}.{signature}")
+        refused(f"{head}.{payload}.")
+        refused(f"{head}.{payload}")
+
+    def test_an_expired_token_says_so(self):
+        assert "expired" in refused(jwt.encode({"exp": FUTURE - 700}, KEY))
+
+    def test_a_token_for_ever_is_refused(self):
+        assert "exp" in refused(jwt.encode({"sub": "alice"}, KEY))
+
+    def test_a_token_of_tomorrow_is_refused(self):
+        refused(token(nbf=FUTURE))
+
+    def test_the_audience_is_ours(self):
+        assert grant(token(aud="here"), audience="here")
+        assert grant(token(aud=["there", "here"]), audience="here")
+        refused(token(aud="there"), audience="here")
+        refused(token(), audience="here")
+        refused(token(aud="here"))
+
+    @pytest.mark.parametrize(
+        "claims",
+        [
+            {"sub": 5},
+            {"sub": ""},
+            {"sub": "a\nb"},
+            {"sub": "a" * 201},
+            {"sub": ["a"]},
+            {"triocast": None},
+            {"triocast": []},
+            {"triocast": "*"},
+            {"triocast": {"subscribe": "*"}},
+            {"triocast": {"subscribe": None}},
+            {"triocast": {"subscribe": [5]}},
+            {"triocast": {"subscribe": {"*": 1}}},
+            {"triocast": {"subscribe": ["no spaces"]}},
+            {"triocast": {"subscribe": ["$all"]}},
+            {"triocast": {"subscribe": ["$user:*"]}},
+            {"triocast": {"publish": "*"}},
+            {"triocast": {"publish": ["$conn:x"]}},
+            {"triocast": {"publish": ["$user:"]}},
+            {"triocast": {"publish": ["$nobody"]}},
+            {"triocast": {"publish": ["a*b"]}},
+            {"triocast": {"admin": 1}},
+            {"triocast": {"admin": "true"}},
+            {"triocast": {"admin": None}},
+            {"triocast": {"subscibe": ["*"]}},
+            {"exp": "soon"},
+            {"exp": None},
+            {"exp": [FUTURE]},
+        ],
+    )
+    def test_claims_of_another_shape_are_refused(self, claims):
+        refused(raw_token(json.dumps({"exp": FUTURE} | claims)))
+
+    @pytest.mark.parametrize("exp", ["1e400", "Infinity", "NaN", "-1", "1" + "0" * 400, "true"])
+    def test_times_that_are_none_are_refused(self, exp):
+        refused(raw_token(f'{{"exp":{exp}}}'))
+
+    @pytest.mark.parametrize("sub", [r"\ud800", r"a\udfffb"])
+    def test_a_user_that_has_no_utf_8_is_refused(self, sub):
+        """Such a name would fail where an event of this user is written, in the fan-out."""
+        refused(raw_token(f'{{"exp":{FUTURE},"sub":"{sub}"}}'))
+
+    @pytest.mark.parametrize("payload", ["", "5", "[]", "null", '"x"', "{", "[" * 50_000])
+    def test_payloads_of_another_kind_are_refused(self, payload):
+        refused(raw_token(payload))
+
+    def test_the_message_never_has_the_token_or_the_key(self):
+        for bad in (token(key="x" * 64), raw_token("{"), token(aud="there"), "a.b.c"):
+            message = refused(bad)
+            assert bad not in message
+            assert KEY not in message
+
+
+class TestQuery:
+    def test_where_it_is_allowed(self):
+        made = authenticator(in_query=True).grant(Fields(), Fields(token=token(sub="a")), None)
+        assert made.user == "a"
+
+    def test_where_it_is_not(self):
+        for options in ({}, {"anonymous": True}):
+            with pytest.raises(Unauthorized, match="token_in_query"):
+                authenticator(**options).grant(
+                    Fields(Host="localhost"), Fields(token=token()), "127.0.0.1"
+                )
+
+    def test_the_header_outweighs_it(self):
+        headers = Fields(Authorization=f"Bearer {token(sub='header')}")
+        made = authenticator(in_query=True).grant(headers, Fields(token=token(sub="query")), None)
+        assert made.user == "header"
+
+    @pytest.mark.parametrize("text", ["", "x", "a.b.c"])
+    def test_a_bad_one_is_refused(self, text):
+        with pytest.raises(Unauthorized):
+            authenticator(in_query=True, anonymous=True).grant(Fields(), Fields(token=text), None)
+
+
+class TestAnonymous:
+    def ask(self, address="127.0.0.1", *, key=None, anonymous=False, **headers):
+        headers = Fields(**{"Host": "localhost:8000"} | headers)
+        return authenticator(key=key, anonymous=anonymous).grant(headers, Fields(), address)
+
+    @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.10", "::1"])
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "localhost",
+            "LocalHost:80",
+            "127.0.0.1",
+            "127.0.0.1:8000",
+            "[::1]",
+            "[::1]:8000",
+        ],
+    )
+    def test_this_machine_is_let_in(self, address, host):
+        assert self.ask(address, Host=host) == EVERYTHING
+
+    @pytest.mark.parametrize("address", [None, "", "192.0.2.1", "10.0.0.1", "::2", "x", "0.0.0.0"])
+    def test_others_are_not(self, address):
+        with pytest.raises(Unauthorized):
+            self.ask(address)
+
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "evil.example",
+            "evil.example:8000",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "evil.example:127.0.0.1",
+            "localhost@evil.example",
+            "192.0.2.1:8000",
+            "[::2]:8000",
+            "0.0.0.0",
+            "",
+        ],
+    )
+    def test_a_foreign_name_for_this_machine_is_refused(self, host):
+        with pytest.raises(Forbidden):
+            self.ask(Host=host)
+
+    def test_a_request_without_a_host_is_refused(self):
+        with pytest.raises(Forbidden):
+            authenticator(key=None).grant(Fields(), Fields(), "127.0.0.1")
+
+    @pytest.mark.parametrize("header", ["X_Forwarded_For", "Forwarded"])
+    def test_a_proxy_does_not_make_everybody_local(self, header):
+        with pytest.raises(Unauthorized, match="proxy"):
+            self.ask(**{header: "192.0.2.1"})
+
+    def test_with_a_key_there_is_nobody_anonymous(self):
+        with pytest.raises(Unauthorized, match="token"):
+            self.ask(key=KEY)
+
+    def test_insecure_anonymous_lets_everybody_in(self):
+        for key in (None, KEY):
+            assert self.ask("192.0.2.1", key=key, anonymous=True, Host="x") == EVERYTHING
+
+
+class TestGrant:
+    @pytest.mark.parametrize(
+        ("granted", "name", "may"),
+        [
+            ("*", "a", True),
+            ("*", "ns:a", True),
+            ("*", "*", True),
+            ("*", "ns:*", True),
+            ("*", "$all", False),
+            ("*", "$user:bob", False),
+            ("*", "$conn:x", False),
+            ("ns:*", "ns:a", True),
+            ("ns:*", "ns:*", True),
+            ("ns:*", "ns:a*", True),
+            ("ns:*", "a", False),
+            ("ns:*", "nsx:a", False),
+            ("ns:*", "*", False),
+            ("ns:a", "ns:a", True),
+            ("ns:a", "ns:ab", False),
+            ("ns:a", "ns:a*", False),
+            ("a*", "ab", True),
+            ("a*", "a:b", False),
+        ],
+    )
+    def test_may_subscribe(self, granted, name, may):
+        assert Grant(subscribe=("other", granted)).may_subscribe(name) is may
+        assert not Grant(publish=(granted,), admin=True).may_subscribe(name)
+
+    @pytest.mark.parametrize(
+        ("granted", "channel", "may"),
+        [
+            ("*", "a", True),
+            ("*", "ns:a", True),
+            ("*", "$all", False),
+            ("*", "$user:bob", False),
+            ("*", "$conn:x", False),
+            ("$all", "$all", True),
+            ("$all", "a", False),
+            ("$user:*", "$user:bob", True),
+            ("$user:*", "$conn:x", False),
+            ("$user:*", "$all", False),
+            ("$user:bob", "$user:bob", True),
+            ("$user:bob", "$user:bobby", False),
+            ("$user:al*", "$user:al*", True),
+            ("$user:al*", "$user:alice", False),
+            ("$conn:*", "$conn:x", True),
+            ("$conn:*", "$user:x", False),
+            ("ns:*", "ns:a", True),
+            ("ns:*", "a", False),
+            ("ns:a", "ns:b", False),
+        ],
+    )
+    def test_may_publish(self, granted, channel, may):
+        granted = check_publish_pattern(granted)
+        assert Grant(publish=("other", granted)).may_publish(channel) is may
+        assert not Grant(subscribe=(granted,), admin=True).may_publish(channel)
+
+    def test_everything_is_everything(self):
+        for channel in ("a", "ns:a", "$all", "$user:u", "$conn:c"):
+            assert EVERYTHING.may_publish(channel)
+        assert EVERYTHING.may_subscribe("*")
+        assert EVERYTHING.expires_at is None
+
+    @pytest.mark.parametrize("pattern", ["$conn:x", "$al*", "$*", "$user:", "", "a b"])
+    def test_other_names_of_the_server_cannot_be_granted(self, pattern):
+        with pytest.raises(InvalidChannel):
+            check_publish_pattern(pattern)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+claims = st.dictionaries(
+    st.sampled_from(["exp", "sub", "nbf", "iat", "jti", "aud", "iss", "triocast"]), values
+)
+headers = st.dictionaries(st.sampled_from(["typ", "kid", "b64", "crit", "cty"]), values).map(
+    lambda header: json.dumps({"alg": "HS256"} | header)
+)
+
+
+@given(
+    st.text()
+    | st.text().map(raw_token)
+    | st.text().map(lambda text: raw_token("{}", header=text))
+    | headers.map(lambda text: raw_token("{}", header=text))
+    | claims.map(lambda payload: raw_token(json.dumps({"exp": FUTURE} | payload)))
+)
+@example(raw_token("{}", header="[" * 200_000))
+@example(raw_token("{}", header='{"a":' * 200_000))
+@example(raw_token("{}", header='{"alg":["HS256"]}'))
+@example("\ud800")
+def test_any_text_is_a_grant_or_refused(text):
+    """Tokens are parsed before anybody knows who sent them."""
+    try:
+        grant(text)
+    except Unauthorized:
+        pass

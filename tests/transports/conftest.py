@@ -1,0 +1,167 @@
+"""A node's parts without a server, and clients over memory streams."""
+
+import json
+from contextlib import suppress
+
+import attrs
+import pytest
+import trio
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+from websockets.frames import Frame, Opcode
+from websockets.protocol import OPEN, Protocol, Side
+
+from triocast.auth import Grant
+from triocast.connections import Connections
+from triocast.engines.memory import MemoryEngine
+from triocast.events import Event
+from triocast.hub import Hub
+from triocast.publisher import Publisher
+from triocast.transports.links import StreamLink
+from triocast.transports.sse import SSEConnection, StreamOptions
+from triocast.transports.websocket import WebSocketConnection
+
+HEARTBEAT = 10.0
+
+
+@attrs.frozen
+class Parts:
+    engine: MemoryEngine
+    hub: Hub
+    connections: Connections
+    publisher: Publisher
+
+    async def publish(self, channel, type="t", data=b"null", **fields):
+        event = Event(type, data, channel, "2026-01-01T00:00:00.000Z", **fields)
+        (publication,) = await self.engine.publish([event])
+        return publication
+
+    def assert_nothing_is_left(self, reason):
+        assert self.connections.ended == {reason: 1}
+        assert self.connections.live == set()
+        assert self.hub.channels() == {}
+        assert self.hub.subscribers() == ()
+
+
+@pytest.fixture
+async def parts(nursery):
+    engine = MemoryEngine(epoch="e", history_events=10, history_bytes=100_000)
+    hub = Hub(inbox_bytes=1_000_000, head=engine.head)
+    engine.attach(hub)
+    nursery.start_soon(hub.run)
+    return Parts(
+        engine,
+        hub,
+        Connections(hub, most=100, outbox_bytes=200_000, heartbeat_seconds=HEARTBEAT),
+        Publisher(engine, max_event_bytes=10_000, wait_seconds=1),
+    )
+
+
+@attrs.frozen
+class SSEClient:
+    connection: SSEConnection
+    stream: trio.abc.Stream
+
+    async def read(self):
+        """Return what has come, without waiting for more."""
+        await wait_all_tasks_blocked()
+        return bytes(await self.stream.receive_some(1_000_000))
+
+    async def read_to_end(self):
+        return b"".join([bytes(data) async for data in self.stream])
+
+
+@pytest.fixture
+async def open_sse(parts, nursery):
+    def open_sse(*, chunked=False, grant=Grant(subscribe=("*",)), id="s1", **options):  # noqa: B008
+        connection = SSEConnection(
+            parts.connections, StreamOptions(**options), id=id, grant=grant, address=None
+        )
+        connection.use_framing(chunked=chunked)
+        client, server = memory_stream_pair()
+        nursery.start_soon(connection.run, StreamLink(server))
+        return SSEClient(connection, client)
+
+    return open_sse
+
+
+@attrs.define
+class WebSocketClient:
+    connection: WebSocketConnection
+    stream: trio.abc.Stream
+    protocol: Protocol
+    pongs: bool = True
+    texts: list[dict] = attrs.field(factory=list)
+    others: list[Frame] = attrs.field(factory=list)
+
+    async def send(self, message):
+        self.protocol.send_text(
+            message if isinstance(message, bytes) else json.dumps(message).encode()
+        )
+        await self.flush()
+
+    async def flush(self):
+        await self.send_bytes(b"".join(self.protocol.data_to_send()))
+
+    async def send_bytes(self, data):
+        await self.stream.send_all(data)
+        await wait_all_tasks_blocked()
+
+    async def read(self):
+        """Take what comes until the stream ends or the task is cancelled."""
+        async for data in self.stream:
+            self.protocol.receive_data(bytes(data))
+            for frame in self.protocol.events_received():
+                if frame.opcode is Opcode.TEXT:
+                    self.texts.append(json.loads(frame.data))
+                else:
+                    self.others.append(frame)
+            answer = b"".join(self.protocol.data_to_send())
+            if answer and self.pongs:
+                with suppress(trio.BrokenResourceError):  # after its close frame
+                    await self.stream.send_all(answer)
+
+    def take(self):
+        """Return the texts since the last call."""
+        texts, self.texts = self.texts, []
+        return texts
+
+    async def ask(self, message):
+        """Send a message; return all that came in answer."""
+        self.take()
+        await self.send(message)
+        return self.take()
+
+    @property
+    def close(self):
+        """The code and word of the close frame; None if there was none."""
+        closes = [frame for frame in self.others if frame.opcode is Opcode.CLOSE]
+        assert len(closes) <= 1
+        if not closes:
+            return None, ""
+        return int.from_bytes(closes[0].data[:2], "big"), bytes(closes[0].data[2:]).decode()
+
+
+EVERYTHING = Grant(user="ann", subscribe=("*",), publish=("*", "$all"))
+
+
+@pytest.fixture
+async def open_websocket(parts, nursery):
+    async def open_websocket(*, grant=EVERYTHING, id="w1", leftover=b"", pongs=True, **options):
+        limits = {"most_channels": 100, "max_message_bytes": 10_000, "max_json_depth": 20}
+        connection = WebSocketConnection(
+            parts.connections,
+            parts.publisher,
+            id=id,
+            grant=grant,
+            address=None,
+            **(limits | options),
+        )
+        connection.use_frames(leftover)
+        stream, server = memory_stream_pair()
+        nursery.start_soon(connection.run, StreamLink(server))
+        client = WebSocketClient(connection, stream, Protocol(Side.CLIENT, state=OPEN), pongs)
+        nursery.start_soon(client.read)
+        await wait_all_tasks_blocked()
+        return client
+
+    return open_websocket

@@ -1,0 +1,207 @@
+"""Server-Sent Events: the first block, events, heartbeats and the farewell."""
+
+import json
+import re
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from triocast.auth import Grant
+from triocast.errors import EndReason, TooManyConnections
+from triocast.events import user_channel
+from triocast.hub import Hub
+from triocast.subscriptions import make_filter
+from triocast.transports.sse import polite_end
+
+HEARTBEAT = 10.0
+
+
+def blocks(body):
+    """Return each block as a list of (field, value)."""
+    assert body.endswith(b"\n\n")
+    return [
+        [tuple(line.split(": ", 1)) for line in block.split("\n")]
+        for block in body.decode().removesuffix("\n\n").split("\n\n")
+    ]
+
+
+def seqs(body):
+    return [int(value.rpartition(".")[2]) for b in blocks(body) for f, value in b if f == "id"]
+
+
+async def test_the_first_block_comes_at_once_with_comment_id_and_retry(parts, open_sse):
+    await parts.publish("x")
+    client = open_sse(channels=("x",))
+    (first,) = blocks(await client.read())
+    assert first[0] == ("", "triocast s1")
+    assert dict(first)["id"] == "0.e.1"
+    assert 1_000 <= int(dict(first)["retry"]) <= 3_000
+    assert {field for field, _ in first} == {"", "id", "retry"}
+
+
+async def test_clients_are_told_different_times_to_come_back(open_sse):
+    clients = [open_sse(id=f"s{n}") for n in range(20)]
+    times = {dict(blocks(await client.read())[0])["retry"] for client in clients}
+    assert len(times) > 10
+
+
+async def test_events_of_its_channels_its_user_and_itself(parts, open_sse):
+    client = open_sse(channels=("x", "n:*"), grant=Grant(user="ann", subscribe=("*",)))
+    await client.read()
+    for channel in ("x", "y", "n:a", "$all", user_channel("ann"), "$conn:s1", "$conn:s2"):
+        await parts.publish(channel, data=b'{"a":1}')
+    got = [dict(block) for block in blocks(await client.read())]
+    assert [json.loads(block["data"])["channel"] for block in got] == [
+        "x",
+        "n:a",
+        "$all",
+        "$user:ann",
+        "$conn:s1",
+    ]
+    assert [block.get("id") for block in got] == ["0.e.1", "0.e.3", "0.e.4", "0.e.5", None]
+    assert all("event" not in block for block in got)
+    assert all(json.loads(block["data"])["data"] == {"a": 1} for block in got)
+
+
+async def test_named_events_and_filters(parts, open_sse):
+    client = open_sse(channels=("x",), named=True, filter=make_filter(["A"], []))
+    await client.read()
+    await parts.publish("x", "B")
+    await parts.publish("x", "A")
+    (block,) = blocks(await client.read())
+    assert (dict(block)["event"], dict(block)["id"]) == ("A", "0.e.2")
+
+
+async def test_chunks_carry_the_same_blocks(parts, open_sse):
+    plain, chunked = open_sse(id="p"), open_sse(chunked=True, id="c")
+    await plain.read()
+    await chunked.read()
+    await parts.publish("$all")
+    await parts.publish("$all")
+    unwrapped = await plain.read()
+    pieces = re.findall(rb"([0-9a-f]+)\r\n(.*?)\r\n", await chunked.read(), re.DOTALL)
+    assert [int(size, 16) for size, _ in pieces] == [len(piece) for _, piece in pieces]
+    assert b"".join(piece for _, piece in pieces) == unwrapped
+
+
+async def test_heartbeats_move_the_cursor_of_a_quiet_stream(parts, open_sse, autojump_clock):
+    client = open_sse(channels=("x",))
+    await client.read()
+    await parts.publish("elsewhere")
+    await parts.publish("elsewhere")
+    await trio.sleep(HEARTBEAT)
+    body = await client.read()
+    assert seqs(body) == [2]
+    assert b"data" not in body
+
+
+async def test_heartbeat_ids_never_go_back_and_cover_what_was_written(
+    parts, open_sse, autojump_clock
+):
+    client = open_sse(channels=("x",))
+    for n in range(40):
+        await trio.sleep(HEARTBEAT / 4)
+        await parts.publish("x" if n % 3 else "elsewhere")
+    await wait_all_tasks_blocked()
+    got = blocks(await client.read())
+    numbers = [int(dict(block)["id"].rpartition(".")[2]) for block in got]
+    assert numbers == sorted(numbers)
+    events = [n for n, block in zip(numbers, got, strict=True) if "data" in dict(block)]
+    assert events == [seq for seq in range(1, 41) if (seq - 1) % 3]
+    beats = [n for n, block in zip(numbers, got, strict=True) if "data" not in dict(block)][1:]
+    assert 8 <= len(beats) <= 10
+
+
+async def test_a_heartbeat_within_a_batch_covers_only_what_was_given(
+    nursery, parts, open_sse, monkeypatch
+):
+    """An id beyond what a client has would make it lose the rest when it resumes."""
+    connections = parts.connections
+    hub = Hub(inbox_bytes=10_000, head=parts.engine.head)  # nobody runs it
+    connections.hub = hub
+    client = open_sse(channels=("x",))
+    await client.read()
+    parts.engine.attach(hub)
+    await parts.publish("x")
+    client.connection._beat()  # what the heartbeat's task does at its time
+    assert seqs(await client.read()) == [0]
+    nursery.start_soon(hub.run)
+    assert seqs(await client.read()) == [1]
+    client.connection._beat()
+    assert seqs(await client.read()) == [1]
+
+
+async def test_a_heartbeat_does_not_go_back_behind_the_first_block(
+    nursery, parts, open_sse, autojump_clock
+):
+    """A stream is live from what was accepted, which may not have been written yet."""
+    connections = parts.connections
+    hub = connections.hub = Hub(inbox_bytes=10_000, head=parts.engine.head)  # nobody runs it
+    parts.engine.attach(hub)
+    await parts.publish("x")
+    client = open_sse(channels=("x",))
+    assert seqs(await client.read()) == [1]
+    await trio.sleep(HEARTBEAT)
+    assert seqs(await client.read()) == [1]
+    nursery.start_soon(hub.run)
+    await trio.sleep(HEARTBEAT)
+    assert seqs(await client.read()) == [1]
+
+
+async def test_heartbeat_events_on_demand(open_sse, autojump_clock):
+    plain = open_sse(heartbeat_events=True, id="p")
+    named = open_sse(heartbeat_events=True, named=True, id="n")
+    await trio.sleep(HEARTBEAT)
+    for client, event in ((plain, None), (named, "HEARTBEAT")):
+        beat = dict(blocks(await client.read())[-1])
+        assert beat.get("event") == event
+        assert beat["id"] == "0.e.0"
+        message = json.loads(beat["data"])
+        assert (message["type"], message["data"]) == ("HEARTBEAT", None)
+
+
+async def test_farewell_names_a_time_and_ends_the_body(parts, open_sse):
+    chunked, plain = open_sse(chunked=True, id="c"), open_sse(id="p")
+    await chunked.read()
+    await plain.read()
+    for client in (chunked, plain):
+        client.connection.retry_ms = 4_321
+        client.connection.end(EndReason.SHUTDOWN)
+    assert await plain.read_to_end() == b"retry: 4321\n\n"
+    assert await chunked.read_to_end() == b"d\r\nretry: 4321\n\n\r\n0\r\n\r\n"
+
+
+async def test_the_end_of_a_grant_is_told(open_sse):
+    client = open_sse(named=True)
+    await client.read()
+    client.connection.end(EndReason.GRANT_ENDED)
+    retry, error = blocks(await client.read_to_end())
+    assert retry[0][0] == "retry"
+    assert dict(error)["event"] == "ERROR"
+    message = json.loads(dict(error)["data"])
+    assert message["type"] == "ERROR"
+    assert message["data"]["code"] == "unauthorized"
+    assert message["data"]["temporary"] is False
+
+
+async def test_what_was_queued_comes_before_the_farewell(open_sse, autojump_clock):
+    client = open_sse()
+    await client.read()
+    client.connection.push(b"id: 0.e.1\n\n")  # its send task has this in its hands already
+    client.connection.push(b"id: 0.e.2\n\n")
+    client.connection.end(EndReason.SHUTDOWN)
+    await wait_all_tasks_blocked()
+    with trio.fail_after(5):
+        *before, farewell = blocks(await client.read_to_end())
+    assert before == [[("id", "0.e.1")], [("id", "0.e.2")]]
+    assert farewell[0][0] == "retry"
+
+
+def test_a_refusal_for_now_sends_an_event_source_away_politely():
+    retry, error = blocks(polite_end(TooManyConnections("full")))
+    assert 1_000 <= int(dict(retry)["retry"]) <= 3_000 + 2_000 * TooManyConnections.retry_after
+    assert json.loads(dict(error)["data"])["data"] == {
+        "code": "too_many_connections",
+        "message": "full",
+        "temporary": True,
+    }

@@ -1,0 +1,195 @@
+"""WebSocket frames: read under any chunking, refused with the right code, never an exception."""
+
+import struct
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from triocast.wire import websocket
+from triocast.wire.websocket import BINARY, CLOSE, PING, PONG, TEXT, FrameReader
+
+CONT = 0x0
+BOUND = 300
+
+
+def client_frame(opcode, payload, *, fin=True, mask=b"\x01\x02\x03\x04", rsv=0) -> bytes:
+    """A frame as a client writes it, by the book (RFC 6455, section 5.2)."""
+    head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
+    size, masked = len(payload), 0x80 if mask else 0
+    if size < 126:
+        head += bytes([masked | size])
+    elif size < 2**16:
+        head += struct.pack("!BH", masked | 126, size)
+    else:
+        head += struct.pack("!BQ", masked | 127, size)
+    if not mask:
+        return head + payload
+    return head + mask + bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+
+
+def server_frames(stream: bytes) -> list[tuple[int, bytes]]:
+    """What a client reads: whole, unmasked frames."""
+    frames = []
+    while stream:
+        first, size, stream = stream[0], stream[1], stream[2:]
+        assert first & 0xF0 == 0x80
+        assert size < 128
+        if size == 126:
+            (size,), stream = struct.unpack("!H", stream[:2]), stream[2:]
+        elif size == 127:
+            (size,), stream = struct.unpack("!Q", stream[:8]), stream[8:]
+        assert len(stream) >= size
+        frames.append((first & 0xF, stream[:size]))
+        stream = stream[size:]
+    return frames
+
+
+def cut(stream: bytes, cuts: list[int]) -> list[bytes]:
+    edges = sorted({0, len(stream), *(c % (len(stream) + 1) for c in cuts)})
+    return [stream[a:b] for a, b in pairwise(edges)]
+
+
+def feed(chunks, bound=BOUND):
+    reader = FrameReader(max_message_bytes=bound)
+    messages, replies = [], b""
+    for chunk in chunks:
+        received, reply = reader.receive(chunk)
+        messages += received
+        replies += reply
+    return messages, replies, reader.close_code
+
+
+masks = st.binary(min_size=4, max_size=4)
+cuts = st.lists(st.integers(0, 10**6), max_size=12)
+frames = st.builds(
+    client_frame,
+    st.integers(0, 15),
+    st.binary(max_size=140) | st.text(max_size=20).map(str.encode),
+    fin=st.booleans(),
+    mask=masks | st.just(b""),
+    rsv=st.sampled_from([0, 0, 0, 0, 1, 4, 7]),
+)
+
+
+@st.composite
+def conversations(draw):
+    """A valid client's frames: messages in fragments, with pings between; and what they mean."""
+    stream, messages, pongs = b"", [], []
+    for message in draw(st.lists(st.text(max_size=60) | st.binary(max_size=BOUND), max_size=6)):
+        raw = message.encode() if isinstance(message, str) else message
+        pieces = cut(raw, draw(st.lists(st.integers(0, 400), max_size=4))) or [b""]
+        opcode = TEXT if isinstance(message, str) else BINARY
+        for index, piece in enumerate(pieces):
+            for ping in draw(st.lists(st.binary(max_size=125), max_size=2)):
+                stream += client_frame(PING, ping, mask=draw(masks))
+                pongs.append((PONG, ping))
+            if draw(st.booleans()):
+                stream += client_frame(PONG, b"late", mask=draw(masks))
+            last = index == len(pieces) - 1
+            stream += client_frame(
+                opcode if index == 0 else CONT, piece, fin=last, mask=draw(masks)
+            )
+        messages.append(message)
+    return stream, messages, pongs
+
+
+@given(st.binary() | st.lists(frames, max_size=8).map(b"".join), cuts)
+def test_any_bytes_mean_the_same_in_any_chunks(stream, cuts):
+    at_once = feed([stream])
+    assert feed(cut(stream, cuts)) == at_once
+    assert feed(stream[i : i + 1] for i in range(len(stream))) == at_once
+    messages, replies, code = at_once
+    assert all(len(m if isinstance(m, bytes) else m.encode()) <= BOUND for m in messages)
+    answers = server_frames(replies)
+    closes = [payload for opcode, payload in answers if opcode == CLOSE]
+    assert len(closes) == (code is not None)
+    assert all(opcode in (PONG, CLOSE) for opcode, _ in answers)
+
+
+@given(conversations(), cuts)
+def test_a_valid_clients_messages_come_out_whole(conversation, cuts):
+    stream, messages, pongs = conversation
+    received, replies, code = feed(cut(stream, cuts))
+    assert received == messages
+    assert server_frames(replies) == pongs
+    assert code is None
+
+
+@given(conversations(), st.binary(max_size=200), cuts)
+def test_nothing_comes_out_behind_a_close_frame(conversation, more, cuts):
+    stream, messages, pongs = conversation
+    stream += client_frame(CLOSE, struct.pack("!H", 1000) + b"bye") + more
+    received, replies, code = feed(cut(stream, cuts))
+    assert received == messages
+    *answers, (opcode, payload) = server_frames(replies)
+    assert answers == pongs
+    assert (opcode, payload[:2], code) == (CLOSE, struct.pack("!H", 1000), 1000)
+
+
+@pytest.mark.parametrize(
+    ("stream", "code"),
+    [
+        (client_frame(TEXT, b"x" * (BOUND + 1)), 1009),
+        (client_frame(BINARY, b"x" * (BOUND + 1)), 1009),
+        (client_frame(TEXT, b"x" * 200, fin=False) + client_frame(CONT, b"x" * 101), 1009),
+        (b"\x82\xff\x7f" + b"\xff" * 7, 1009),
+        (client_frame(TEXT, b"\xff"), 1007),
+        (client_frame(TEXT, b"\xc3", fin=False) + client_frame(CONT, b"x"), 1007),
+        (client_frame(TEXT, b"\xed\xa0\x80"), 1007),
+        (client_frame(TEXT, b"hi", mask=b""), 1002),
+        (client_frame(0x3, b""), 1002),
+        (client_frame(0xB, b""), 1002),
+        (client_frame(TEXT, b"", rsv=4), 1002),
+        (client_frame(CONT, b"x"), 1002),
+        (client_frame(TEXT, b"a", fin=False) + client_frame(TEXT, b"b"), 1002),
+        (client_frame(PING, b"x" * 126), 1002),
+        (client_frame(PING, b"", fin=False), 1002),
+        (client_frame(CLOSE, b"x"), 1002),
+        (client_frame(CLOSE, struct.pack("!H", 1005)), 1002),
+        (b"GET / HTTP/1.1\r\n\r\n", 1002),
+    ],
+)
+def test_what_breaks_the_rules_ends_with_its_code(stream, code):
+    whole = client_frame(TEXT, b"before")
+    messages, replies, close_code = feed([whole + stream, client_frame(TEXT, b"behind")])
+    assert messages == ["before"]
+    assert close_code == code
+    ((opcode, payload),) = server_frames(replies)
+    assert (opcode, payload[:2]) == (CLOSE, struct.pack("!H", code))
+
+
+def test_a_message_of_the_bound_is_taken():
+    text = "é" * (BOUND // 2)
+    assert feed([client_frame(TEXT, text.encode())])[0] == [text]
+
+
+def test_a_character_may_be_cut_by_fragments():
+    stream = client_frame(TEXT, b"\xc3", fin=False) + client_frame(CONT, b"\xa9")
+    assert feed([stream])[0] == ["é"]
+
+
+def test_the_reader_knows_who_closed():
+    reader = FrameReader(max_message_bytes=BOUND)
+    reader.receive(client_frame(CLOSE, b""))
+    assert reader.closed_by_peer
+    reader = FrameReader(max_message_bytes=BOUND)
+    reader.receive(client_frame(TEXT, b"\xff"))
+    assert not reader.closed_by_peer
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 100_000])
+def test_frames_are_written_by_the_book(size):
+    payload = b"x" * size
+    assert server_frames(websocket.text_frame(payload)) == [(TEXT, payload)]
+    assert server_frames(websocket.frame(PING, payload)) == [(PING, payload)]
+
+
+@given(st.text())
+def test_a_close_frame_is_a_valid_control_frame(reason):
+    ((opcode, payload),) = server_frames(websocket.close_frame(4001, reason))
+    assert opcode == CLOSE
+    assert len(payload) <= 125
+    assert payload[:2] == struct.pack("!H", 4001)
+    assert reason.startswith(payload[2:].decode())
