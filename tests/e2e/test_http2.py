@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
 from contextlib import ExitStack
+from typing import Any
 
 import h2.settings
 import pytest
