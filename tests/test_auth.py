@@ -171,6 +171,7 @@ class TestTokens:
             {"exp": "soon"},
             {"exp": None},
             {"exp": [FUTURE]},
+            {"exp": str(FUTURE)},
         ],
     )
     def test_claims_of_another_shape_are_refused(self, claims):

@@ -13,6 +13,7 @@ pattern for this purpose alone).
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, Protocol
 
 import attrs
@@ -174,6 +175,9 @@ def _grant_of(claims: dict[str, Any]) -> Grant:
     unknown = allowed.keys() - {"subscribe", "publish", "admin"}
     if unknown:
         raise ValueError(f"the claim {CLAIM!r} has unknown parts: {', '.join(sorted(unknown))}")
+    expires_at = claims["exp"]
+    if not isinstance(expires_at, int | float) or not math.isfinite(expires_at):
+        raise TypeError("'exp' is not a number")
     admin = allowed.get("admin", False)
     if not isinstance(admin, bool):
         raise TypeError("'admin' is not true or false")
@@ -182,7 +186,7 @@ def _grant_of(claims: dict[str, Any]) -> Grant:
         subscribe=tuple(parse_pattern(name) for name in _names(allowed, "subscribe")),
         publish=tuple(check_publish_pattern(name) for name in _names(allowed, "publish")),
         admin=admin,
-        expires_at=float(claims["exp"]),
+        expires_at=float(expires_at),
     )
 
 
