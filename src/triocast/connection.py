@@ -196,10 +196,7 @@ class Connection(ABC):
             log.exception("connection %s failed", self.id)
             self.end(EndReason.SERVER_ERROR)
         finally:
-            # Without a reason the scope was cancelled by its deadline, the grant's end, or from
-            # outside, when the server ends for good.
-            expired = trio.current_time() >= (self._scope.deadline if self._scope else math.inf)
-            self.end(EndReason.GRANT_ENDED if expired else EndReason.SHUTDOWN)
+            self.end(self._reason_of_cancellation())
             try:
                 patience = min(FAREWELL_SECONDS, self._heartbeat_seconds)
                 with trio.move_on_after(patience, shield=True):
@@ -219,6 +216,13 @@ class Connection(ABC):
         self._direct = False
         if self._scope is not None:
             self._scope.cancel(reason=reason.word)
+
+    def _reason_of_cancellation(self) -> EndReason:
+        """Why the scope was cancelled by another than `end`."""
+        if self._scope is not None and trio.current_time() >= self._scope.deadline:
+            return EndReason.GRANT_ENDED
+        # From outside: the server ends for good.
+        return EndReason.SHUTDOWN
 
     def _grant_deadline(self) -> float:
         if self.grant.expires_at is None:

@@ -8,8 +8,9 @@ import h2.connection
 import h2.errors
 import h2.events
 import h2.exceptions
+import trio
 from hypercorn.events import Closed, RawData
-from hypercorn.protocol.events import Body, Request
+from hypercorn.protocol.events import Body, Request, StreamClosed
 from hypercorn.protocol.h2 import BUFFER_LOW_WATER, H2Protocol, StreamBuffer
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.utils import filter_pseudo_headers
@@ -20,6 +21,9 @@ MOST_RESETS: Final = 200
 """Streams a client may reset beyond those that ran to their end; a flood of them is an attack."""
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+END_SECONDS: Final = 1.0
+"""How long the end of a stream may take to be sent before its connection is closed without."""
 
 FRAME_HEAD: Final = 9
 """Bytes in a frame's head."""
@@ -33,6 +37,11 @@ class SafeStreamBuffer(StreamBuffer):
     Upstream lets the writer go on when little was *taken*, so the buffer grows without bound
     while the window is closed; here it goes on when little is *left*. (davidbrochart/anycorn#61)
     """
+
+    @property
+    def ending(self) -> bool:
+        """Whether the writer has said that this is all."""
+        return self._complete
 
     async def pop(self, max_length: int) -> bytes:
         data = bytes(self.buffer[:max_length])
@@ -79,6 +88,31 @@ class SafeH2Protocol(H2Protocol):
         super().__init__(*args, **kwargs)
         self._resets = 0
         self._heads = FrameHeads()
+        self._sent = trio.Event()
+
+    async def stream_send(self, event: Any) -> None:
+        if isinstance(event, StreamClosed):
+            await self._wait_for_end(event.stream_id)
+        await super().stream_send(event)
+
+    async def _wait_for_end(self, stream_id: int) -> None:
+        """Wait until a stream's end is on its way.
+
+        Upstream does not when nothing else is left to send, and while it drains closes the
+        connection before the stream: its client would see it broken off.
+        """
+        with trio.move_on_after(END_SECONDS):
+            while not self.closed:
+                buffer = self.stream_buffers.get(stream_id)
+                if not isinstance(buffer, SafeStreamBuffer) or not buffer.ending:
+                    return
+                if self._sent.is_set():
+                    self._sent = trio.Event()
+                await self._sent.wait()
+
+    async def _send_data(self, stream_id: int) -> None:
+        await super()._send_data(stream_id)
+        self._sent.set()
 
     async def handle(self, event: Any) -> None:
         if isinstance(event, RawData):
