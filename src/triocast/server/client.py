@@ -12,7 +12,7 @@ import math
 import re
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import trio
@@ -39,7 +39,7 @@ log = logging.getLogger("triocast.server")
 RECEIVE_BYTES: Final = 65_536
 
 MOST_HELD_BYTES: Final = 65_536
-"""What a client may send behind an upgrade before that is answered."""
+"""What is read of a client ahead of the answer to its request or upgrade."""
 
 LINGER_SECONDS: Final = 1.0
 """How long a closed connection is read on, so that the kernel does not reset it under the last
@@ -79,8 +79,15 @@ class SafeProtocol(ProtocolWrapper):
         return kind(app, config, context, task_group, state, ssl, client, server, send)
 
     async def handle(self, event: Any) -> None:
+        await self._with_switches(self.protocol.handle(event))
+
+    async def resume(self) -> None:
+        """Go on with what an HTTP/1.1 connection held back."""
+        await self._with_switches(self.protocol.resume())
+
+    async def _with_switches(self, handling: Awaitable[None]) -> None:
         try:
-            await self.protocol.handle(event)
+            await handling
         except H2ProtocolAssumedError as error:
             self.protocol = self._make(SafeH2Protocol)
             await self.protocol.initiate()
@@ -202,21 +209,26 @@ class Client:
             data: bytes | None = None
             with trio.CancelScope() as self._reading:
                 try:
+                    if self._holds_enough():
+                        await trio.sleep_forever()
                     data = bytes(await self._stream.receive_some(RECEIVE_BYTES))
                 except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                     break
             if data is None:
-                # An upgrade was answered: what was held behind it goes on now.
-                await self._protocol.handle(RawData(b""))
+                # A request or an upgrade was answered: what was held behind it goes on now.
+                assert isinstance(self._protocol.protocol, SafeH11Protocol)
+                await self._protocol.resume()
                 continue
             await self._protocol.handle(RawData(data))
             if not data:
                 break
-            protocol = self._protocol.protocol
-            if isinstance(protocol, SafeH11Protocol) and protocol.held_bytes > MOST_HELD_BYTES:
-                break
         self._lose()
         await trio.sleep_forever()  # until what runs for this client has heard of it
+
+    def _holds_enough(self) -> bool:
+        """Whether the client has to wait with more until what it sent has its turn."""
+        protocol = self._protocol.protocol
+        return isinstance(protocol, SafeH11Protocol) and protocol.held_bytes > MOST_HELD_BYTES
 
     async def _send(self, event: Any) -> None:
         """What Hypercorn's protocols call to reach the client."""
@@ -236,6 +248,9 @@ class Client:
             self._lose()
         elif isinstance(event, Updated):
             self._note_idle(event.idle)
+            protocol = self._protocol.protocol
+            if event.idle and isinstance(protocol, SafeH11Protocol) and protocol.paused:
+                self._reading.cancel()
 
     async def _send_joined(self) -> None:
         joined, self._joining = self._joining, None

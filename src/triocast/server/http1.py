@@ -39,8 +39,48 @@ class PatientWSConnection(H11WSConnection):
         return held
 
 
+class Paused(Exception):
+    """A further request came before the one under way was answered."""
+
+
+class TurnSignal:
+    """Stands where upstream waits for the next request's turn, in the task that reads.
+
+    While it waits there, nobody would notice that the client goes.
+    """
+
+    async def clear(self) -> None:
+        """Nothing to do: nobody waits."""
+
+    async def set(self) -> None:
+        """Nothing to do: `SafeH11Protocol.resume` is called instead."""
+
+    def is_set(self) -> bool:
+        return False
+
+    async def wait(self) -> None:
+        raise Paused
+
+
 class SafeH11Protocol(H11Protocol):
     """HTTP/1.1 of one connection."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.can_read = TurnSignal()
+        self.paused = False
+        """Whether a further request waits for the one under way."""
+
+    async def _handle_events(self) -> None:
+        try:
+            await super()._handle_events()
+        except Paused:
+            self.paused = True
+
+    async def resume(self) -> None:
+        """Go on with what was held, now that it is its turn."""
+        self.paused = False
+        await self._handle_events()
 
     async def _create_stream(self, request: h11.Request) -> None:
         if not (_upgrade_is_sane(request) and _target_is_sane(request.target)):
@@ -92,9 +132,11 @@ class SafeH11Protocol(H11Protocol):
 
     @property
     def held_bytes(self) -> int:
-        """How much a client has sent behind an upgrade that nobody has taken yet."""
+        """How much a client has sent that nobody can take yet."""
         if isinstance(self.connection, PatientWSConnection) and not self.connection.accepted:
             return len(self.connection.buffer)
+        if self.paused and isinstance(self.connection, h11.Connection):
+            return len(self.connection.trailing_data[0])
         return 0
 
     def take_leftover(self) -> bytes:
