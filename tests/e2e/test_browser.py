@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import http.server
-import os
-import shutil
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright import sync_api
 
+from e2e.browser import Browser, Page, chromium, site
 from e2e.clients import Stream
 from e2e.rest import publish, stats, until
 from e2e.servers import Server
-
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 
 PAGE = b"""<!doctype html><meta charset="utf-8"><title>a page</title><link rel="icon" href="data:,">
 <script>
@@ -46,52 +34,24 @@ function connect(url) {
 </script>"""
 
 
-class _Page(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.send_header("Content-Length", str(len(PAGE)))
-        self.end_headers()
-        self.wfile.write(PAGE)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing: pytest has enough to say."""
-
-
 @pytest.fixture(scope="module")
 def origin() -> Iterator[str]:
     """A site that is not the server's."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Page) as site:
-        thread = threading.Thread(target=site.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{site.server_port}"
-        finally:
-            site.shutdown()
-            thread.join()
+    with site(PAGE) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("Chromium is missing: install chromium")
-        pytest.skip("install chromium to run the browser's tests")
-    with sync_api.sync_playwright() as play:
-        running = play.chromium.launch(executable_path=path, args=ARGUMENTS)
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture
-def page(browser: Any, origin: str) -> Iterator[Any]:
-    page = browser.new_page()
-    page.set_default_timeout(20_000)
-    page.goto(origin)
-    yield page
-    print(page.evaluate("[states, seen]"))
-    page.close()
+def page(browser: Browser, origin: str) -> Iterator[Page]:
+    with browser.page(origin) as page:
+        yield page
+        print(page.evaluate("[states, seen]"))
 
 
 @pytest.fixture
@@ -105,17 +65,17 @@ def start(serve: Callable[..., Server], origin: str) -> Callable[..., Server]:
     return start
 
 
-def listen(page: Any, server: Server, query: str) -> None:
+def listen(page: Page, server: Server, query: str) -> None:
     page.evaluate(f"listen('http://{server.authority}/realtime/events?{query}', false)")
     page.wait_for_function("states.includes('open')")
 
 
-def data_seen(page: Any, count: int) -> list[Any]:
+def data_seen(page: Page, count: int) -> list[Any]:
     page.wait_for_function(f"seen.length >= {count}")
     return [event["data"] for event in page.evaluate("seen")]
 
 
-def test_event_source(page: Any, start: Callable[..., Server]) -> None:
+def test_event_source(page: Page, start: Callable[..., Server]) -> None:
     server = start()
     listen(page, server, "channel=news")
     until(lambda: stats(server)["sse_count"] == 1, "stream")
@@ -127,7 +87,7 @@ def test_event_source(page: Any, start: Callable[..., Server]) -> None:
     until(lambda: stats(server)["sse_count"] == 0, "end")
 
 
-def test_web_socket(page: Any, start: Callable[..., Server]) -> None:
+def test_web_socket(page: Page, start: Callable[..., Server]) -> None:
     server = start()
     page.evaluate(f"connect('ws://{server.authority}/realtime/ws')")
     page.wait_for_function("seen.length === 1")
@@ -145,7 +105,7 @@ def test_web_socket(page: Any, start: Callable[..., Server]) -> None:
     assert page.evaluate("states") == [1012]
 
 
-def test_a_page_that_is_not_allowed(page: Any, serve: Callable[..., Server]) -> None:
+def test_a_page_that_is_not_allowed(page: Page, serve: Callable[..., Server]) -> None:
     server = serve()
     page.evaluate(f"listen('http://{server.authority}/realtime/events', false)")
     page.wait_for_function("states.includes('closed')")
@@ -157,7 +117,7 @@ def test_a_page_that_is_not_allowed(page: Any, serve: Callable[..., Server]) -> 
 
 @pytest.mark.parametrize("how", ["terminate", "kill"])
 def test_an_event_source_comes_back_after_a_restart(
-    page: Any, start: Callable[..., Server], how: str
+    page: Page, start: Callable[..., Server], how: str
 ) -> None:
     server = start()
     listen(page, server, "channel=news")
@@ -175,7 +135,7 @@ def test_an_event_source_comes_back_after_a_restart(
 
 
 def test_an_event_source_comes_back_after_it_was_turned_away(
-    page: Any, start: Callable[..., Server]
+    page: Page, start: Callable[..., Server]
 ) -> None:
     server = start("--max-connections", "1")
     with Stream(server) as other:
