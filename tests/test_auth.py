@@ -381,3 +381,74 @@ def test_any_text_is_a_grant_or_refused(text):
         grant(text)
     except Unauthorized:
         pass
+
+
+class TestRemembering:
+    """A token is verified once, as long as nothing about it can have changed."""
+
+    @pytest.fixture
+    def verifications(self, monkeypatch):
+        seen = []
+        decode = jwt.decode
+
+        def counting(token, *args, **options):
+            seen.append(token)
+            return decode(token, *args, **options)
+
+        monkeypatch.setattr("triocast.auth.jwt.decode", counting)
+        return seen
+
+    @staticmethod
+    def ask(door, token):
+        return door.grant(Fields(Authorization=f"Bearer {token}"), Fields(), "192.0.2.7")
+
+    def test_a_token_is_verified_once(self, verifications):
+        door, first, second = authenticator(), token(sub="a"), token(sub="b")
+        for _ in range(3):
+            assert self.ask(door, first).user == "a"
+            assert self.ask(door, second).user == "b"
+        assert verifications == [first, second]
+
+    def test_what_was_refused_is_refused_again(self, verifications):
+        door = authenticator()
+        good = token(sub="a")
+        bad = good[:-4] + ("AAAA" if not good.endswith("AAAA") else "BBBB")
+        self.ask(door, good)
+        for _ in range(2):
+            with pytest.raises(Unauthorized):
+                self.ask(door, bad)
+        assert verifications == [good, bad, bad]
+
+    @pytest.mark.parametrize("fraction", [0, 0.9])
+    def test_a_remembered_token_still_expires(self, monkeypatch, fraction):
+        door, brief = authenticator(), token(exp=FUTURE + fraction)
+        monkeypatch.setattr("triocast.auth.time.time", lambda: FUTURE - 0.001)
+        self.ask(door, brief)
+        self.ask(door, brief)
+        monkeypatch.setattr("triocast.auth.time.time", lambda: FUTURE)
+        # PyJWT's clock is another one; it has to agree that the time is over.
+        with monkeypatch.context() as patched:
+            patched.setattr("triocast.auth.jwt.decode", _expired)
+            with pytest.raises(Unauthorized, match="expired"):
+                self.ask(door, brief)
+
+    def test_only_so_many_are_remembered(self, monkeypatch, verifications):
+        monkeypatch.setattr("triocast.auth.MOST_REMEMBERED", 2)
+        door = authenticator()
+        first, second, third = (token(sub=name) for name in "abc")
+        for each in (first, second, first, third):
+            self.ask(door, each)
+        assert len(door._verified) == 2
+        self.ask(door, first)
+        assert verifications == [first, second, third]
+        self.ask(door, second)
+        assert verifications[3:] == [second]
+
+    def test_the_tokens_themselves_are_not_kept(self):
+        door, secret = authenticator(), token(sub="a")
+        self.ask(door, secret)
+        assert secret not in repr(vars(door))
+
+
+def _expired(*args, **options):
+    raise jwt.ExpiredSignatureError

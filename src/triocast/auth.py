@@ -13,7 +13,10 @@ pattern for this purpose alone).
 
 from __future__ import annotations
 
+import hashlib
 import math
+import time
+from collections import OrderedDict
 from typing import Any, Final, Protocol
 
 import attrs
@@ -32,6 +35,10 @@ from triocast.settings.checks import is_loopback
 ALGORITHM: Final = "HS256"
 
 CLAIM: Final = "triocast"
+
+MOST_REMEMBERED: Final = 10_000
+"""Tokens whose grants are remembered; beyond it the one that was not used for longest is verified
+anew."""
 
 _OWN_PATTERNS: Final = frozenset({BROADCAST, "$user:*", "$conn:*"})
 
@@ -87,6 +94,8 @@ class Authenticator:
         self._audience = token_audience
         self._in_query = token_in_query
         self._anonymous_everywhere = insecure_anonymous
+        # By the tokens' hashes: what could be read from this process's memory opens nothing.
+        self._verified: OrderedDict[bytes, tuple[float, Grant]] = OrderedDict()
 
     def grant(self, headers: Fields, query: Fields, address: str | None) -> Grant:
         """Return the caller's grant.
@@ -122,6 +131,17 @@ class Authenticator:
         return token_in_query
 
     def _verify(self, token: str) -> Grant:
+        digest = hashlib.sha256(token.encode(errors="surrogatepass")).digest()
+        remembered = self._verified.pop(digest, None)
+        if remembered is None or remembered[0] <= time.time():
+            remembered = self._read(token)
+        self._verified[digest] = remembered
+        if len(self._verified) > MOST_REMEMBERED:
+            self._verified.popitem(last=False)
+        return remembered[1]
+
+    def _read(self, token: str) -> tuple[float, Grant]:
+        """Return until when a token holds, and its grant."""
         if self._key is None:
             raise Unauthorized("this server has no token_key, so it cannot check tokens")
         try:
@@ -132,7 +152,8 @@ class Authenticator:
                 audience=self._audience,
                 options={"require": ["exp"], "verify_aud": True},
             )
-            return _grant_of(claims)
+            # Whole seconds, as PyJWT counts them.
+            return int(claims["exp"]), _grant_of(claims)
         except jwt.ExpiredSignatureError:
             raise Unauthorized("the token has expired") from None
         except (
