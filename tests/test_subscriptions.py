@@ -15,6 +15,7 @@ from triocast.subscriptions import (
     EVERYTHING,
     MOST_REMEMBERED_MATCHES,
     Filter,
+    PatternIndex,
     make_filter,
 )
 
@@ -372,7 +373,8 @@ class TestLeaving:
         assert hub.channels() == {}
         for channel in ("$all", "a1", "ns:1", "$conn:1", "$user:u1"):
             assert hub.count(channel) == 0
-        assert not any(vars(hub._subscriptions).values())
+        left = vars(hub._subscriptions) | vars(hub._subscriptions._index)
+        assert not any(value for name, value in left.items() if name != "_index")
 
 
 class TestWhoIsThere:
@@ -414,7 +416,7 @@ class TestWhoIsThere:
             feed.put(*(f"ns:{number}" for number in range(start, start + 500)))
             await written()
         assert len(listener.got) == 12_000
-        assert len(hub._subscriptions._matches) <= MOST_REMEMBERED_MATCHES
+        assert len(hub._subscriptions._index._remembered) <= MOST_REMEMBERED_MATCHES
 
 
 class TestInbox:
@@ -595,3 +597,31 @@ def test_any_interleaving_agrees_with_the_model(plan):
         patch.setattr(hub_module, "LONGEST_SLICE_SECONDS", 0)
         patch.setattr(hub_module, "_CHECK_CLOCK_EVERY", 1)
         trio.run(scenario)
+
+
+_names = st.sampled_from(
+    [
+        "a", "ab", "abc", "b", "ns:a", "ns:ab", "ns:a:b", "n:a", "nsx:a", "default", "ns",
+        "$all", "$user:a",
+    ]
+)  # fmt: skip
+_patterns = st.sampled_from(
+    [
+        "*", "a*", "ab*", "abc*", "ns*", "ns:*", "ns:a*", "ns:a:*", "n:*", "default:*",
+        "default:a*", "b*",
+    ]
+)  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.booleans(), _patterns, _names), max_size=40))
+def test_the_index_finds_the_patterns_that_match(steps):
+    index, there = PatternIndex(), set()
+    for add, pattern, channel in steps:
+        if add and pattern not in there:
+            index.add(pattern)
+            there.add(pattern)
+        elif not add and pattern in there:
+            index.remove(pattern)
+            there.remove(pattern)
+        found = index.matching(channel)
+        assert sorted(found) == sorted(p for p in there if pattern_matches(p, channel))

@@ -312,24 +312,40 @@ class Hub:
 
     def _give(self, subscriber: Subscriber, deliveries: list[_Delivery]) -> int:
         """Give a subscriber what is still for it of some deliveries; return how many frames."""
-        frames: dict[int, Any] = {}
-        whole: list[_Delivery] = []
+        last = 0
+        chosen: list[_Delivery] = []
         for delivery in deliveries:
             live = delivery.members.get(subscriber)
             if live is None or subscriber.id == delivery.excluded:
                 continue
-            if live < delivery.seqs[0]:
-                whole.append(delivery)
+            first = delivery.seqs[0]
+            if live >= first or last >= first:
+                return self._give_some(subscriber, deliveries)
+            last = delivery.seqs[-1]
+            chosen.append(delivery)
+        if not chosen:
+            return 0
+        if len(chosen) == 1:
+            frames, joined = chosen[0].frames, chosen[0].joined
+        else:
+            frames = [frame for delivery in chosen for frame in delivery.frames]
+            joined = subscriber.encoder.join(frames)
+        subscriber.deliver(joined, frames, last)
+        return len(frames)
+
+    def _give_some(self, subscriber: Subscriber, deliveries: list[_Delivery]) -> int:
+        """The same where deliveries overlap, or hold events from before a subscription."""
+        frames: dict[int, Any] = {}
+        for delivery in deliveries:
+            live = delivery.members.get(subscriber)
+            if live is None or subscriber.id == delivery.excluded:
+                continue
             for seq, frame in zip(delivery.seqs, delivery.frames, strict=True):
                 if seq > live:
                     frames[seq] = frame
-        if not frames:
-            return 0
-        if len(whole) == 1 and len(frames) == len(whole[0].frames):
-            subscriber.deliver(whole[0].joined, whole[0].frames, whole[0].seqs[-1])
-            return len(frames)
-        seqs = sorted(frames)
-        ordered = [frames[seq] for seq in seqs]
-        joined = ordered[0] if len(ordered) == 1 else subscriber.encoder.join(ordered)
-        subscriber.deliver(joined, ordered, seqs[-1])
-        return len(ordered)
+        if frames:
+            seqs = sorted(frames)
+            ordered = [frames[seq] for seq in seqs]
+            joined = ordered[0] if len(ordered) == 1 else subscriber.encoder.join(ordered)
+            subscriber.deliver(joined, ordered, seqs[-1])
+        return len(frames)

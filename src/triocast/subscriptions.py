@@ -1,7 +1,8 @@
 """Who listens to what: channels, patterns, users and connections, and the filters on them.
 
-Looking a channel up costs the same however many there are; patterns are matched once per channel
-and remembered. Members of a channel that get the same bytes are one `Group`.
+Looking a channel up costs the same however many there are. A pattern is a prefix, so the patterns
+of a channel are found by looking up its beginnings, and then remembered. Members of a channel that
+get the same bytes are one `Group`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from triocast.events import (
     Publication,
     is_connection_channel,
     is_pattern,
-    pattern_matches,
     user_channel,
 )
 
@@ -88,13 +88,65 @@ Members = dict[Subscriber, int]
 Audience = dict[Group, Members]
 
 
+class PatternIndex:
+    """Finds a channel's patterns, at a cost that grows with how many lengths they have."""
+
+    def __init__(self) -> None:
+        # Apart, as a pattern of one namespace matches nothing in another: those of `default`, whose
+        # channels have no colon, and all others. Length of the prefix -> prefix -> patterns.
+        self._of_default: dict[int, dict[str, list[str]]] = {}
+        self._of_others: dict[int, dict[str, list[str]]] = {}
+        self._remembered: dict[str, tuple[str, ...]] = {}
+
+    def add(self, pattern: str) -> None:
+        """Add a canonical pattern that is not there yet."""
+        for table, prefix in self._places(pattern):
+            table.setdefault(len(prefix), {}).setdefault(prefix, []).append(pattern)
+        self._remembered.clear()
+
+    def remove(self, pattern: str) -> None:
+        """Remove a pattern that is there."""
+        for table, prefix in self._places(pattern):
+            prefixes = table[len(prefix)]
+            prefixes[prefix].remove(pattern)
+            if not prefixes[prefix]:
+                del prefixes[prefix]
+                if not prefixes:
+                    del table[len(prefix)]
+        self._remembered.clear()
+
+    def matching(self, channel: str) -> tuple[str, ...]:
+        """Return the patterns that match a canonical channel; see `events.pattern_matches`."""
+        found = self._remembered.get(channel)
+        if found is None:
+            if len(self._remembered) >= MOST_REMEMBERED_MATCHES:
+                self._remembered.clear()
+            found = self._remembered[channel] = tuple(self._find(channel))
+        return found
+
+    def _find(self, channel: str) -> Iterable[str]:
+        if channel.startswith("$"):
+            return
+        table = self._of_others if ":" in channel else self._of_default
+        for length, prefixes in table.items():
+            yield from prefixes.get(channel[:length], ())
+
+    def _places(self, pattern: str) -> Iterable[tuple[dict[int, dict[str, list[str]]], str]]:
+        prefix = pattern[:-1]
+        own = prefix.removeprefix("default:")
+        if not prefix or own != prefix or ":" not in prefix:
+            yield self._of_default, own
+        if not prefix or (own == prefix and ":" in prefix):
+            yield self._of_others, prefix
+
+
 class Subscriptions:
     """The table of one hub. A subscription is live from the ``seq`` that it is made with."""
 
     def __init__(self) -> None:
         self._channels: dict[str, Audience] = {}
         self._patterns: dict[str, Audience] = {}
-        self._matches: dict[str, tuple[str, ...]] = {}
+        self._index = PatternIndex()
         self._subscribers: dict[Subscriber, dict[str, Filter]] = {}
         self._by_id: dict[str, Members] = {}
 
@@ -129,7 +181,7 @@ class Subscriptions:
         if audience is None:
             audience = table[name] = {}
             if table is self._patterns:
-                self._matches.clear()
+                self._index.add(name)
         audience.setdefault(Group(subscriber.encoder, filter), {})[subscriber] = live
 
     def leave(self, subscriber: Subscriber, name: str) -> None:
@@ -157,7 +209,7 @@ class Subscriptions:
         if exact is not None:
             found.append(exact)
         if self._patterns:
-            found += (self._patterns[pattern] for pattern in self._matching(channel))
+            found += (self._patterns[pattern] for pattern in self._index.matching(channel))
         return found
 
     def count(self, channel: str) -> int:
@@ -180,16 +232,6 @@ class Subscriptions:
     def _table(self, name: str) -> dict[str, Audience]:
         return self._patterns if is_pattern(name) else self._channels
 
-    def _matching(self, channel: str) -> tuple[str, ...]:
-        matches = self._matches.get(channel)
-        if matches is None:
-            if len(self._matches) >= MOST_REMEMBERED_MATCHES:
-                self._matches.clear()
-            matches = self._matches[channel] = tuple(
-                pattern for pattern in self._patterns if pattern_matches(pattern, channel)
-            )
-        return matches
-
     def _leave(self, subscriber: Subscriber, name: str, filter: Filter) -> None:
         table = self._table(name)
         audience = table[name]
@@ -201,4 +243,4 @@ class Subscriptions:
             if not audience:
                 del table[name]
                 if table is self._patterns:
-                    self._matches.clear()
+                    self._index.remove(name)

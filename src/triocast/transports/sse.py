@@ -23,7 +23,7 @@ MOST_INBOUND_BYTES: Final = 65_536
 """What a client may send behind its request; it is not read for anything."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class SSEEncoder:
     """Events as blocks; ``named`` adds ``event:``, ``chunked`` the HTTP/1.1 chunk around it."""
 
