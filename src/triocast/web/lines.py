@@ -52,7 +52,7 @@ async def publish_lines(
     it is when the client falls silent or goes away. Empty lines are passed over.
     """
 
-    def check_size(line: bytes) -> None:
+    def check_size(line: bytes | bytearray) -> None:
         if len(line) > max_line_bytes:
             raise TooLarge(f"a line has at most {max_line_bytes} bytes")
 
@@ -61,15 +61,19 @@ async def publish_lines(
         return event_of_line(line) if line.strip() else None
 
     progress = Progress()
-    rest = b""
+    begun = bytearray()  # a line whose end is still to come
     try:
         while (chunk := await _next(chunks, silence_seconds)) is not None:
-            *lines, rest = (rest + chunk).split(b"\n")
-            await _publish(publisher, lines, parse, progress)
-            if len(rest) > max_line_bytes:
+            end = chunk.rfind(b"\n") + 1
+            if end:
+                begun += chunk[: end - 1]
+                whole, begun = bytes(begun), bytearray()
+                await _publish(publisher, whole.split(b"\n"), parse, progress)
+            begun += chunk[end:]
+            if len(begun) > max_line_bytes:
                 progress.line += 1
-                check_size(rest)
-        await _publish(publisher, [rest], parse, progress)
+                check_size(begun)
+        await _publish(publisher, [bytes(begun)], parse, progress)
     except TriocastError as error:
         progress.error = error
     return progress
