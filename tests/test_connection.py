@@ -459,3 +459,61 @@ async def test_a_link_that_fails_in_its_farewell_leaves_nothing_either(
         await wait_all_tasks_blocked()
         connection.end(EndReason.SHUTDOWN)
     assert_nothing_is_left(hub, connections, "shutdown")
+
+
+async def test_the_head_goes_out_with_the_first_frame(hub, connections, start, autojump_clock):
+    _client, server = memory_stream_pair()
+    writes = []
+    send_all = server.send_all
+
+    async def noting(data):
+        writes.append(bytes(data))
+        await send_all(data)
+
+    server.send_all = noting
+    connection = start(StreamLink(server))
+    connection.preface = b"HTTP/1.1 200 OK\r\n\r\n"
+    await wait_all_tasks_blocked()
+    assert len(writes) == 1
+    assert writes[0].startswith(b"HTTP/1.1 200 OK\r\n\r\n:")
+    publish(hub)
+    await wait_all_tasks_blocked()
+    assert len(writes) == 2
+    assert b"HTTP/1.1" not in writes[1]
+
+
+async def test_who_is_not_let_in_gets_no_farewell_without_a_head(
+    hub, connections, start, autojump_clock
+):
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    connections.draining = True
+    with theirs:
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        connection = start(SocketLink(stream, ours))
+        connection.preface = b"HTTP/1.1 200 OK\r\n\r\n"
+        await wait_all_tasks_blocked()
+        assert theirs.recv(100) == b""
+    assert connections.ended == {"shutdown": 1}
+
+
+async def test_a_client_that_takes_everything_at_once_needs_no_task_for_sending(
+    hub, connections, start, autojump_clock
+):
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+    with theirs:
+        before = trio.lowlevel.current_statistics().tasks_living
+        connection = start(SocketLink(stream, ours))
+        await wait_all_tasks_blocked()
+        publish(hub, 3)
+        await wait_all_tasks_blocked()
+        assert connection.events == 3
+        # the connection's own, and its heartbeat
+        assert trio.lowlevel.current_statistics().tasks_living == before + 2
+        while not connection.queued_bytes and connection.events < 200:
+            publish(hub, 1, size=OUTBOX // 2)
+            await wait_all_tasks_blocked()
+        assert trio.lowlevel.current_statistics().tasks_living == before + 3
+        connection.end(EndReason.POLICY)

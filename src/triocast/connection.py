@@ -1,10 +1,11 @@
 """One client's life on the server.
 
-A connection is a nursery that owns three tasks: *receive* (the body of the nursery), *send* and
-*heartbeat*. The hub gives it frames by `Connection.deliver`: over a taken-over socket with nothing
+A connection is a nursery that owns three tasks: *receive* (the body of the nursery), *heartbeat*
+and *send*. The hub gives it frames by `Connection.deliver`: over a taken-over socket with nothing
 queued they are written to the socket right there; otherwise, and for whatever the kernel does not
-take, they go to the outbox, the end of a memory channel that the send task empties. The channel
-has no bound of its own: the outbox is bounded in bytes, and a connection at the bound ends.
+take, they go to the outbox, the end of a memory channel that the send task empties. Both are made
+when they are needed first, which for most clients is never. The channel has no bound of its own:
+the outbox is bounded in bytes, and a connection at the bound ends.
 
 A connection ends for exactly one reason, given by the first call of `Connection.end`. In that same
 step it leaves the hub; its socket is closed after that, so that nothing can be written to a
@@ -94,6 +95,7 @@ class Connection(ABC):
         "_hub",
         "_inbox",
         "_link",
+        "_nursery",
         "_outbox",
         "_outbox_bound",
         "_queued",
@@ -105,6 +107,7 @@ class Connection(ABC):
         "events",
         "grant",
         "id",
+        "preface",
         "reason",
         "retry_ms",
         "seq",
@@ -126,6 +129,8 @@ class Connection(ABC):
         """Up to here everything that is for this client has been given to its link."""
         self.retry_ms = 0
         """When a client that is sent away should come back; 0 leaves it to the transport."""
+        self.preface = b""
+        """What goes out in front of the first frame: the head of the response."""
         self.events = 0
         self.bytes = 0
         self._connections = connections
@@ -137,8 +142,9 @@ class Connection(ABC):
         self._queued = 0
         self._outbox_bound = connections.outbox_bytes
         self._heartbeat_seconds = connections.heartbeat_seconds
-        self._outbox: trio.MemorySendChannel[bytes | memoryview]
+        self._outbox: trio.MemorySendChannel[bytes | memoryview] | None = None
         self._inbox: trio.MemoryReceiveChannel[bytes | memoryview]
+        self._nursery: trio.Nursery
         self._scope: trio.CancelScope | None = None
 
     @property
@@ -175,18 +181,16 @@ class Connection(ABC):
         self._link = link
         self._write_now = link.write_now
         self._direct = link.write_now is not None
-        # Unbounded in number because `_queue` bounds it in bytes.
-        self._outbox, self._inbox = trio.open_memory_channel[bytes | memoryview](math.inf)
         opened = time.monotonic()
         try:
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 self._scope = nursery.cancel_scope
                 self._scope.deadline = self._grant_deadline()
                 if self._connections.enter(self):
                     self.seq = self._hub.add(self, self._filter).seq
                     self._log_open()
                     self._opened()
-                    nursery.start_soon(self._send)
                     nursery.start_soon(self._heartbeat)
                     await self._receive()
                 self.end(EndReason.CLIENT_CLOSED)
@@ -245,6 +249,8 @@ class Connection(ABC):
 
     def push(self, frame: bytes) -> None:
         """Send a frame of the protocol itself: a reply, a heartbeat, a pong."""
+        if self.preface:
+            frame, self.preface = self.preface + frame, b""
         if self._direct:
             sent = self._write(frame)
             if sent == len(frame):
@@ -270,6 +276,10 @@ class Connection(ABC):
         if self.reason is not None:
             return
         self._direct = False
+        if self._outbox is None:
+            # Unbounded in number because it is bounded in bytes, below.
+            self._outbox, self._inbox = trio.open_memory_channel[bytes | memoryview](math.inf)
+            self._nursery.start_soon(self._send)
         for frame in frames:
             self._queued += len(frame)
             self._outbox.send_nowait(frame)
@@ -310,19 +320,14 @@ class Connection(ABC):
 
     async def _part(self, reason: EndReason) -> None:
         """Send what is left, say goodbye, and close. The caller owns the deadline."""
-        left: list[bytes | memoryview] = []
-        while True:
-            try:
-                left.append(self._inbox.receive_nowait())
-            except trio.WouldBlock:
-                break
+        left = self._take_queued()
         if reason is EndReason.SLOW_CONSUMER:
             # It resumes by its cursor. A frame that is half written (a memoryview) is finished,
             # or the farewell would be read as a part of it.
             left = [frame for frame in left[:1] if isinstance(frame, memoryview)]
         farewell = None if reason is EndReason.PEER_LOST else self._farewell(reason)
-        self._outbox.close()
-        self._inbox.close()
+        if self.preface:
+            farewell = None  # Nobody has even been let in.
         try:
             if farewell is not None:
                 await self._link.finish([*left, *farewell])
@@ -332,6 +337,20 @@ class Connection(ABC):
             log.exception("the farewell of connection %s failed", self.id)
         finally:
             self._link.close()
+
+    def _take_queued(self) -> list[bytes | memoryview]:
+        """Close the outbox, and return what nobody sent."""
+        if self._outbox is None:
+            return []
+        self._outbox.close()
+        queued: list[bytes | memoryview] = []
+        while True:
+            try:
+                queued.append(self._inbox.receive_nowait())
+            except (trio.WouldBlock, trio.EndOfChannel):
+                break
+        self._inbox.close()
+        return queued
 
     # The access log: never the query, it may hold a token.
 

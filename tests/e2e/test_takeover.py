@@ -158,6 +158,34 @@ def test_a_stream_pipelined_behind_a_post(server: Server, channel: str, wire: Wi
     assert b'"subscribers":0' in data
 
 
+@pytest.mark.parametrize("kind", ["sse", "websocket"])
+def test_a_request_that_comes_byte_by_byte(
+    server: Server, way: str, channel: str, wire: Wire, kind: str
+) -> None:
+    wire.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    request = sse_request(server, f"channel={channel}") if kind == "sse" else ws_request(server)
+    for byte in request:
+        wire.sock.sendall(bytes((byte,)))
+    wire.until(b"retry:" if kind == "sse" else b"connected")
+    counts = stats(server)
+    assert counts["taken_over" if way == "taken over" else "portable"] >= 1
+    assert wire.data.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_header_that_looks_like_a_request_for_a_stream_is_none(
+    server: Server, channel: str, wire: Wire
+) -> None:
+    """The head of a request comes in two segments, and the second begins like a stream's."""
+    before = stats(server)["sse_count"]
+    for _ in range(2):
+        wire.sock.sendall(b"GET /healthz HTTP/1.1\r\nX-Note: ")
+        stats(server)  # what was sent has been read by now
+        wire.send(get(channel), f"Host: {server.authority}")
+        assert wire.until(b'{"status":"ok"}').count(b"HTTP/1.1 ") == 1
+        wire.data = b""
+    assert stats(server)["sse_count"] == before
+
+
 def test_frames_in_the_segment_of_the_upgrade(server: Server, channel: str, wire: Wire) -> None:
     subscribe = json.dumps({"type": "subscribe", "channel": channel, "id": "s"}).encode()
     say = json.dumps({"type": "publish", "channel": channel, "data": "mine", "id": "p"}).encode()

@@ -20,8 +20,7 @@ _TEXT_HEADERS = (b"sec-websocket-protocol", b"sec-websocket-extensions")
 class PatientWSConnection(H11WSConnection):
     """Holds what a client sends behind its upgrade until somebody is there to take it.
 
-    Upstream hands it on at once, and the server ends: pgjones/hypercorn#225. It is held while the
-    answer is on its way, too: behind a takeover it is the connection's.
+    Upstream hands it on at once, and the server ends: pgjones/hypercorn#225.
     """
 
     def __init__(self, connection: h11.Connection) -> None:
@@ -32,11 +31,6 @@ class PatientWSConnection(H11WSConnection):
         if not self.accepted:
             return h11.NEED_DATA
         return super().next_event()
-
-    def take(self) -> bytes:
-        """Return what was held, and hold it no longer."""
-        held, self.buffer = bytes(self.buffer), bytearray()
-        return held
 
 
 class Paused(Exception):
@@ -139,11 +133,15 @@ class SafeH11Protocol(H11Protocol):
             return len(self.connection.trailing_data[0])
         return 0
 
-    def take_leftover(self) -> bytes:
-        """Return the bytes behind an upgrade; for other requests nothing is wanted."""
-        if isinstance(self.connection, PatientWSConnection):
-            return self.connection.take()
-        return b""
+    @property
+    def at_rest(self) -> bool:
+        """Whether the next byte begins a request."""
+        connection = self.connection
+        return (
+            isinstance(connection, h11.Connection)
+            and connection.their_state is h11.IDLE
+            and not connection.trailing_data[0]
+        )
 
 
 def _upgrade_is_sane(request: h11.Request) -> bool:

@@ -10,7 +10,7 @@ import resource
 import signal
 import socket
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import trio
 from hypercorn.config import Config
@@ -20,8 +20,12 @@ from hypercorn.utils import wrap_app
 
 from triocast.server.client import Client
 from triocast.server.config import hypercorn_config, open_listeners
+from triocast.server.handshake import Handshakes
+from triocast.server.http import Service
+from triocast.server.turnstile import Turnstile
 from triocast.settings import Settings, check_bind
 from triocast.web.app import create_app, node_of
+from triocast.web.origins import Origins
 
 log = logging.getLogger("triocast.server")
 
@@ -31,6 +35,9 @@ SPARE_SOCKETS: Final = 512
 OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 OUT_OF_RESOURCES_PAUSE: Final = 0.1
 """Seconds until another try to accept; others may have gone by then."""
+
+ACCEPTS_PER_PASS: Final = 16
+"""New clients between two looks at the sockets of the others."""
 
 _REFUSAL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
@@ -47,11 +54,25 @@ class Server:
         self._app = create_app(settings, own_server=True)
         self._node = node_of(self._app)
         self._config: Config = hypercorn_config(settings)
-        self._context = WorkerContext(None)
+        self._turnstile = Turnstile()
+        self._service = Service(
+            app=self._app,
+            config=self._config,
+            context=WorkerContext(None),
+            state={},
+            ssl_context=self._config.create_ssl_context(),
+            handshakes=Handshakes(
+                self._node,
+                Origins(settings.allowed_origins),
+                max_head_bytes=settings.max_header_bytes,
+            )
+            if settings.takeover
+            else None,
+            turnstile=self._turnstile,
+            send_seconds=settings.heartbeat_seconds,
+        )
         self._clients: set[Client] = set()
-        self._ssl_context = self._config.create_ssl_context()
         self._empty = trio.Event()
-        self._state: dict[str, Any] = {}
 
     async def serve(
         self,
@@ -64,12 +85,13 @@ class Server:
         lifespan = Lifespan(
             wrap_app(self._app, self._config.wsgi_max_body_size, "asgi"),
             self._config,
-            self._state,
+            self._service.state,
         )
         async with trio.open_nursery() as lifespan_nursery:
             await lifespan_nursery.start(lifespan.handle_lifespan)
             await lifespan.wait_for_startup()
             async with trio.open_nursery() as client_nursery:
+                client_nursery.start_soon(self._turnstile.run)
                 async with trio.open_nursery() as accept_nursery:
                     for listener in listeners:
                         accept_nursery.start_soon(self._accept, listener, client_nursery)
@@ -86,6 +108,7 @@ class Server:
 
     async def _accept(self, listening: socket.socket, client_nursery: trio.Nursery) -> None:
         """Accept for ever. What fails here is one client's, or passes."""
+        count = 0
         while True:
             try:
                 accepted, _ = listening.accept()
@@ -99,22 +122,15 @@ class Server:
                 continue
             accepted.setblocking(False)
             client_nursery.start_soon(self._serve_client, accepted)
-            await trio.lowlevel.checkpoint()
+            count += 1
+            if count % ACCEPTS_PER_PASS == 0:
+                await trio.lowlevel.checkpoint()
 
     async def _serve_client(self, accepted: socket.socket) -> None:
         if len(self._clients) >= self._settings.max_connections + SPARE_SOCKETS:
             await self._refuse(accepted)
             return
-        client = Client(
-            self._app,
-            self._config,
-            self._context,
-            self._state,
-            accepted,
-            self._ssl_context,
-            take_over=self._settings.takeover,
-            send_seconds=self._settings.heartbeat_seconds,
-        )
+        client = Client(self._service, accepted)
         self._clients.add(client)
         try:
             await client.run()
@@ -127,7 +143,7 @@ class Server:
         """Answer that there is no room, at the least cost; under TLS that is to hang up."""
         with accepted, contextlib.suppress(OSError):
             await trio.lowlevel.checkpoint()
-            if self._ssl_context is None:
+            if self._service.ssl_context is None:
                 accepted.send(_REFUSAL)
                 accepted.shutdown(socket.SHUT_WR)
 
@@ -135,7 +151,9 @@ class Server:
         """Send everybody away; cut off who is still here when the time is up."""
         seconds = self._settings.drain_seconds
         log.info("draining %d connections in %g s", len(self._clients), seconds)
-        await self._context.terminated.set()
+        await self._service.context.terminated.set()
+        for client in self._clients:
+            client.drain()
         with trio.move_on_after(seconds):
             await self._node.drain(seconds)
             if self._clients:

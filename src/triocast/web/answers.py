@@ -4,32 +4,46 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import msgspec
 from quart import Response
+from werkzeug.datastructures import Headers
 
 from triocast.errors import TriocastError
 
 
-def json_response(value: Any, status: int = 200) -> Response:
-    """Return a value as a JSON response that no cache keeps."""
-    return Response(
-        msgspec.json.encode(value),
-        status=status,
-        content_type="application/json",
-        headers={"Cache-Control": "no-store"},
-    )
+@attrs.define
+class Answer:
+    """A whole response, for Quart as well as for plain ASGI. Header names are in lower case."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes = b""
+
+    def as_response(self) -> Response:
+        """Return this as Quart has it."""
+        return Response(self.body, status=self.status, headers=Headers(self.headers))
 
 
-def error_response(
-    error: TriocastError, *, status: int | None = None, code: str | None = None
-) -> Response:
-    """Return the refusal that an error stands for, with ``Retry-After`` where that makes sense."""
+def json_answer(value: Any, status: int = 200) -> Answer:
+    """Return a value as JSON that no cache keeps."""
+    headers = [("content-type", "application/json"), ("cache-control", "no-store")]
+    return Answer(status, headers, msgspec.json.encode(value))
+
+
+def refusal(error: TriocastError, *, status: int | None = None, code: str | None = None) -> Answer:
+    """Return the answer that an error stands for, with ``Retry-After`` where that makes sense."""
     body = error.as_dict()
     if code is not None:
         body["code"] = code
-    response = json_response(body, error.status if status is None else status)
+    answer = json_answer(body, error.status if status is None else status)
     if error.temporary:
-        response.headers["Retry-After"] = str(error.retry_after)
-    if response.status_code == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    return response
+        answer.headers.append(("retry-after", str(error.retry_after)))
+    if answer.status == 401:
+        answer.headers.append(("www-authenticate", "Bearer"))
+    return answer
+
+
+def failure() -> Answer:
+    """Return the answer to a request that met an error of ours: it says nothing about it."""
+    return refusal(TriocastError("an error of ours; it has been logged"), code="internal")

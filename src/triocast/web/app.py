@@ -14,10 +14,11 @@ from triocast.engines import siblings
 from triocast.errors import TriocastError
 from triocast.node import Node, build_node
 from triocast.settings import Settings, load_settings
-from triocast.web import asgi, events, health, origins, publish, stats, websocket
-from triocast.web.answers import error_response
+from triocast.web import asgi, events, health, stats, websocket
+from triocast.web.answers import failure, refusal
 from triocast.web.body import Request
-from triocast.web.current import NODE_KEY
+from triocast.web.current import NODE_KEY, ORIGINS_KEY
+from triocast.web.origins import Origins, guard
 
 log = logging.getLogger("triocast.web")
 
@@ -44,9 +45,10 @@ def create_app(settings: Settings | None = None, *, own_server: bool = False) ->
     app.config["BODY_TIMEOUT"] = settings.handshake_seconds
     app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = None
     app.config[NODE_KEY] = node
-    for endpoints in (events, websocket, publish, stats, health):
+    origins = app.config[ORIGINS_KEY] = Origins(settings.allowed_origins)
+    for endpoints in (events, websocket, stats, health):
         app.register_blueprint(endpoints.blueprint)
-    origins.install(app, settings)
+    guard(app, origins)
     app.register_error_handler(TriocastError, _refuse)
     app.register_error_handler(HTTPException, _refuse_http)
     app.register_error_handler(Exception, _fail)
@@ -75,15 +77,16 @@ def node_of(app: QuartTrio) -> Node:
 
 
 async def _refuse(error: TriocastError) -> Response:
-    return error_response(error)
+    return refusal(error).as_response()
 
 
 async def _refuse_http(error: HTTPException) -> Response:
     """Answer what Quart itself refuses (no such path, method, body too large) in our form."""
     code = (error.name or "error").lower().replace(" ", "_")
-    response = error_response(
+    answer = refusal(
         TriocastError(error.description or error.name), status=error.code or 500, code=code
     )
+    response = answer.as_response()
     if error.code == 405:
         allowed = dict(error.get_headers()).get("Allow")
         if allowed:
@@ -94,4 +97,4 @@ async def _refuse_http(error: HTTPException) -> Response:
 async def _fail(error: Exception) -> Response:
     where = request.path if has_request_context() else websocket_request.path
     log.error("%s failed", where, exc_info=error)
-    return error_response(TriocastError("an error of ours; it has been logged"), code="internal")
+    return failure().as_response()

@@ -1,16 +1,13 @@
-"""Where a response becomes a connection.
+"""Quart's ASGI side: requests come in here, and a response becomes a connection here.
 
-An endpoint that has let a client in returns a `StreamResponse`, with the connection on it. Here
-its head is sent; the connection goes along in the ASGI message, under `CONNECTION_KEY`. A server
-that can, takes the connection over with that and does not come back. Any other server ignores the
-key, and the connection runs the portable way: over ASGI's ``send`` and ``receive``.
-
+An endpoint that has let a client in returns a `StreamResponse`, with the connection on it. Its
+head is sent, and then the connection runs over ASGI's ``send`` and ``receive``: the portable way.
 Quart's contexts have ended by then, so nothing an endpoint opened may be needed later.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from quart import Response, Websocket
 from quart.utils import encode_headers
@@ -19,10 +16,9 @@ from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 from triocast.connection import Connection
 from triocast.transports.links import ASGIReceive, ASGIResponseLink, ASGISend
 from triocast.transports.websocket import ASGIWebSocketLink
+from triocast.web import plain, publish
 from triocast.web.body import RequestBody
-
-CONNECTION_KEY: Final = "triocast.connection"
-"""The key of a response's or acceptance's ASGI message that holds the connection."""
+from triocast.web.current import NODE_KEY, ORIGINS_KEY
 
 
 class StreamResponse(Response):
@@ -51,6 +47,11 @@ class HTTPConnection(TrioASGIHTTPConnection):
     """
 
     async def __call__(self, receive: Any, send: Any) -> None:
+        endpoint = publish.ENDPOINTS.get(self.scope["path"])
+        if endpoint is not None:
+            node, origins = self.app.config[NODE_KEY], self.app.config[ORIGINS_KEY]
+            await plain.serve(endpoint, node, origins, self.scope, receive, send)
+            return
         request = self._create_request_from_scope(send)
         assert isinstance(request.body, RequestBody)
         request.body.attach(receive)
@@ -67,7 +68,6 @@ class HTTPConnection(TrioASGIHTTPConnection):
                 "type": "http.response.start",
                 "status": response.status_code,
                 "headers": encode_headers(response.headers),
-                CONNECTION_KEY: response.connection,
             }
         )
         await response.connection.run(ASGIResponseLink(self._receive, send))
@@ -94,7 +94,6 @@ class WebSocketConnection(TrioASGIWebsocketConnection):
                 "type": "websocket.accept",
                 "subprotocol": response.subprotocol,
                 "headers": [],
-                CONNECTION_KEY: response.connection,
             }
         )
         await response.connection.run(ASGIWebSocketLink(receive, send))

@@ -1,18 +1,19 @@
-"""The node, the caller and the connection id of the request under way."""
+"""The node and the call of the request under way."""
 
 from __future__ import annotations
 
 import secrets
 from typing import Final
 
-from quart import current_app
-from quart.wrappers import Request, Websocket
+from quart import current_app, g, has_websocket_context, request, websocket
 
 from triocast.auth import Grant
 from triocast.errors import Forbidden
 from triocast.node import Node
+from triocast.web.call import Call
 
 NODE_KEY: Final = "TRIOCAST_NODE"
+ORIGINS_KEY: Final = "TRIOCAST_ORIGINS"
 
 
 def current_node() -> Node:
@@ -22,21 +23,24 @@ def current_node() -> Node:
     return node
 
 
-def caller_address(request: Request | Websocket) -> str | None:
-    """Return the peer's IP address; None where the transport has none."""
-    client = request.scope.get("client")
-    return client[0] if client else None
+def current_call() -> Call:
+    """Return the call that Quart is answering."""
+    call = g.get("triocast_call")
+    if call is None:
+        caller = websocket if has_websocket_context() else request
+        call = g.triocast_call = Call.of_scope(caller.scope)
+    assert isinstance(call, Call)
+    return call
 
 
-def caller_grant(request: Request | Websocket) -> Grant:
+def grant_of(node: Node, call: Call) -> Grant:
     """Return the caller's grant. Raises Unauthorized or Forbidden."""
-    authenticator = current_node().authenticator
-    return authenticator.grant(request.headers, request.args, caller_address(request))
+    return node.authenticator.grant(call.headers, call.query, call.address)
 
 
-def admin_grant(request: Request) -> Grant:
+def admin_grant(node: Node, call: Call) -> Grant:
     """Return the caller's grant if it is an administrator's. Raises Unauthorized or Forbidden."""
-    grant = caller_grant(request)
+    grant = grant_of(node, call)
     if not grant.admin:
         raise Forbidden("this is for administrators")
     return grant

@@ -2,70 +2,78 @@
 
 from __future__ import annotations
 
-from quart import Blueprint, Response, request
+from typing import Final
+
+from quart import Blueprint, Response
 
 from triocast.errors import BadRequest, Disabled, Forbidden, TooManyChannels, Unavailable
 from triocast.events import parse_pattern, parse_tags, parse_type
+from triocast.node import Node
 from triocast.subscriptions import make_filter
 from triocast.transports import sse
 from triocast.web.asgi import StreamResponse
-from triocast.web.current import caller_address, caller_grant, current_node, new_connection_id
+from triocast.web.call import Call, Fields
+from triocast.web.current import current_call, current_node, grant_of, new_connection_id
+
+PATH: Final = "/realtime/events"
+
+HEADERS: Final = {
+    "content-type": "text/event-stream",
+    "cache-control": "no-cache, no-store, must-revalidate",
+    "x-accel-buffering": "no",
+}
 
 blueprint = Blueprint("events", __name__)
 
-HEADERS = {
-    "Cache-Control": "no-cache, no-store, must-revalidate",
-    "X-Accel-Buffering": "no",
-}
-CONTENT_TYPE = "text/event-stream"
 
-
-@blueprint.get("/realtime/events")
+@blueprint.get(PATH)
 async def stream_events() -> Response:
-    """Open a stream.
+    """Open a stream; see `open_stream`."""
+    node, call = current_node(), current_call()
+    try:
+        connection = open_stream(node, call)
+        if call.method == "HEAD":
+            return Response(b"", headers=HEADERS)
+        node.connections.admit(connection)
+    except Unavailable as error:
+        if "text/event-stream" not in (call.headers.get("Accept") or ""):
+            raise
+        return Response(sse.polite_end(error), headers=HEADERS)
+    headers = dict(HEADERS)
+    if call.http_version == "1.1":
+        headers["connection"] = "keep-alive"
+    return StreamResponse(connection, headers=headers)
+
+
+def open_stream(node: Node, call: Call) -> sse.SSEConnection:
+    """Return the connection that a call for a stream opens, ready to be admitted and run.
 
     Query: ``channel`` (repeatable; a channel or pattern), ``type`` and ``tag`` (repeatable
     filters), ``named=1`` for ``event:`` lines, ``heartbeat=event`` for ``HEARTBEAT`` events.
+    Raises TriocastError for what is refused.
     """
-    node = current_node()
-    if not node.settings.sse_enabled:
+    settings = node.settings
+    if not settings.sse_enabled:
         raise Disabled("Server-Sent Events are switched off here; poll instead")
-    grant = caller_grant(request)
-    options = _options()
-    if len(options.channels) > node.settings.max_channels_per_connection:
+    grant = grant_of(node, call)
+    options = _options(call.query)
+    if len(options.channels) > settings.max_channels_per_connection:
         raise TooManyChannels(
-            f"a connection subscribes to {node.settings.max_channels_per_connection} channels at"
-            " the most"
+            f"a connection subscribes to {settings.max_channels_per_connection} channels at the"
+            " most"
         )
     for name in options.channels:
         if not grant.may_subscribe(name):
             raise Forbidden(f"you may not subscribe to {name}")
-    if request.method == "HEAD":
-        return Response(b"", headers=HEADERS, content_type=CONTENT_TYPE)
-    connection = sse.SSEConnection(
-        node.connections,
-        options,
-        id=new_connection_id(),
-        grant=grant,
-        address=caller_address(request),
+    return sse.SSEConnection(
+        node.connections, options, id=new_connection_id(), grant=grant, address=call.address
     )
-    try:
-        node.connections.admit(connection)
-    except Unavailable as error:
-        if not _is_event_source():
-            raise
-        return Response(sse.polite_end(error), headers=HEADERS, content_type=CONTENT_TYPE)
-    headers = dict(HEADERS)
-    if request.http_version == "1.1":
-        headers["Connection"] = "keep-alive"
-    return StreamResponse(connection, headers=headers, content_type=CONTENT_TYPE)
 
 
-def _options() -> sse.StreamOptions:
-    query = request.args
-    channels = dict.fromkeys(parse_pattern(name) for name in query.getlist("channel"))
-    types = [parse_type(value) for value in query.getlist("type")]
-    tags = parse_tags(query.getlist("tag"))
+def _options(query: Fields) -> sse.StreamOptions:
+    channels = dict.fromkeys(parse_pattern(name) for name in query.all("channel"))
+    types = [parse_type(value) for value in query.all("type")]
+    tags = parse_tags(query.all("tag"))
     named = query.get("named", "0")
     if named not in ("0", "1"):
         raise BadRequest("named is 0 or 1")
@@ -78,7 +86,3 @@ def _options() -> sse.StreamOptions:
         named=named == "1",
         heartbeat_events=heartbeat == "event",
     )
-
-
-def _is_event_source() -> bool:
-    return CONTENT_TYPE in request.headers.get("Accept", "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from quart import Blueprint, Response
 
 from triocast.errors import ShuttingDown
-from triocast.web.answers import json_response
+from triocast.web.answers import json_answer
 from triocast.web.current import current_node
 
 blueprint = Blueprint("health", __name__)
@@ -13,7 +13,7 @@ blueprint = Blueprint("health", __name__)
 
 @blueprint.get("/healthz")
 async def healthz() -> Response:
-    return json_response({"status": "ok"})
+    return json_answer({"status": "ok"}).as_response()
 
 
 @blueprint.get("/readyz")
@@ -23,4 +23,4 @@ async def readyz() -> Response:
     if not node.ready:
         raise ShuttingDown("this server is going away")
     await node.engine.check_health()
-    return json_response({"status": "ready"})
+    return json_answer({"status": "ready"}).as_response()

@@ -7,12 +7,13 @@ as it arrives, up to the first bad one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import msgspec
-from quart import Blueprint, Response, request
-from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
+import trio
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from triocast.auth import Grant
 from triocast.errors import BadRequest, InvalidEvent, Timeout, TooLarge, WrongContentType
@@ -28,12 +29,13 @@ from triocast.events import (
     user_channel,
 )
 from triocast.node import Node
-from triocast.web.answers import json_response
-from triocast.web.current import caller_grant, current_node
+from triocast.web.answers import Answer, json_answer
+from triocast.web.body import RequestBody
+from triocast.web.call import Call
+from triocast.web.current import grant_of
 from triocast.web.lines import publish_lines
+from triocast.web.plain import Endpoint
 from triocast.wire import cursor, json
-
-blueprint = Blueprint("publish", __name__)
 
 MOST_EVENTS: Final = 1_000
 """Events in one JSON array; more go as NDJSON."""
@@ -87,23 +89,12 @@ _decoders: Final[dict[type, tuple[msgspec.json.Decoder[Any], msgspec.json.Decode
 }
 
 
-@blueprint.post("/realtime/broadcast")
-async def broadcast() -> Response:
-    """Publish to everybody, or to ``channel``."""
-    return await _publish(Broadcast)
-
-
-@blueprint.post("/realtime/send")
-async def send() -> Response:
-    """Publish to ``user_id``, ``connection_id`` or ``channel``."""
-    return await _publish(Send)
-
-
-async def _publish(kind: type[Broadcast] | type[Send]) -> Response:
-    node = current_node()
-    grant = caller_grant(request)
+async def _publish(
+    kind: type[Broadcast] | type[Send], node: Node, call: Call, body: RequestBody
+) -> Answer:
+    grant = grant_of(node, call)
     one, many = _decoders[kind]
-    content_type = request.mimetype
+    content_type = call.content_type
     if content_type in ("application/x-ndjson", "application/ndjson", "application/jsonl"):
 
         def event_of_line(line: bytes) -> Event:
@@ -112,23 +103,23 @@ async def _publish(kind: type[Broadcast] | type[Send]) -> Response:
 
         progress = await publish_lines(
             node.publisher,
-            aiter(request.body),
+            aiter(body),
             event_of_line,
             max_line_bytes=node.settings.max_body_bytes,
             silence_seconds=node.settings.handshake_seconds,
         )
         status = 200 if progress.error is None else progress.error.status
-        return json_response(progress.as_dict(), status)
+        return json_answer(progress.as_dict(), status)
     if content_type != "application/json" and not content_type.endswith("+json"):
         raise WrongContentType("send application/json or application/x-ndjson")
-    body = await _body()
-    json.check(body, max_depth=node.settings.max_json_depth)
-    if body.lstrip()[:1] != b"[":
-        event = _event(node, grant, json.decode(one, body))
+    text = await _read(body, node.settings.handshake_seconds)
+    json.check(text, max_depth=node.settings.max_json_depth)
+    if text.lstrip()[:1] != b"[":
+        event = _event(node, grant, json.decode(one, text))
         subscribers = node.hub.count(event.channel)
         (publication,) = await node.publisher.publish([event])
-        return json_response({**_position(publication), "subscribers": subscribers})
-    messages = json.decode(many, body)
+        return json_answer({**_position(publication), "subscribers": subscribers})
+    messages = json.decode(many, text)
     if len(messages) > MOST_EVENTS:
         raise TooLarge(f"an array has at most {MOST_EVENTS} events; send NDJSON for more")
     events = []
@@ -139,7 +130,7 @@ async def _publish(kind: type[Broadcast] | type[Send]) -> Response:
             raise type(error)(f"event {index}: {error.message}") from None
     counts = [node.hub.count(event.channel) for event in events]
     publications = await node.publisher.publish(events) if events else ()
-    return json_response(
+    return json_answer(
         {
             "published": len(publications),
             "positions": [
@@ -150,17 +141,24 @@ async def _publish(kind: type[Broadcast] | type[Send]) -> Response:
     )
 
 
-async def _body() -> bytes:
+ENDPOINTS: Final[Mapping[str, Endpoint]] = {
+    "/realtime/broadcast": partial(_publish, Broadcast),
+    "/realtime/send": partial(_publish, Send),
+}
+"""By path: to everybody or a channel, and to a user, a connection or a channel."""
+
+
+async def _read(body: RequestBody, seconds: float) -> bytes:
     try:
-        body = await request.get_data()
+        with trio.fail_after(seconds):
+            text = await body
     except RequestEntityTooLarge:
         raise TooLarge("the body is larger than max_body_bytes; send NDJSON") from None
-    except RequestTimeout:
+    except trio.TooSlowError:
         raise Timeout("the body did not come in time") from None
-    assert isinstance(body, bytes)
-    if not body.strip():
+    if not text.strip():
         raise BadRequest('the body is empty; send an event: {"type": …, "data": …}')
-    return body
+    return text
 
 
 def _event(node: Node, grant: Grant, message: Message) -> Event:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
-from triocast.web.answers import json_response
-from triocast.web.current import admin_grant, current_node
+from triocast.web.answers import json_answer
+from triocast.web.current import admin_grant, current_call, current_node
 
 blueprint = Blueprint("stats", __name__)
 
@@ -18,12 +18,12 @@ async def stats() -> Response:
 
     Of more than `MOST_CHANNELS` channels, those with most subscribers are listed.
     """
-    admin_grant(request)
     node = current_node()
+    admin_grant(node, current_call())
     hub, connections = node.hub, node.connections
     channels = hub.channels()
     largest = sorted(channels.items(), key=lambda item: (-item[1], item[0]))[:MOST_CHANNELS]
-    return json_response(
+    return json_answer(
         {
             **connections.counts(),
             "max_connections": connections.most,
@@ -37,4 +37,4 @@ async def stats() -> Response:
             "channel_count": len(channels),
             "channels": dict(largest),
         }
-    )
+    ).as_response()

@@ -2,38 +2,57 @@
 
 from __future__ import annotations
 
-from quart import Blueprint, Response, websocket
+from typing import Final
+
+from quart import Blueprint, Response
 
 from triocast.errors import BadRequest, Disabled
+from triocast.node import Node
 from triocast.transports.websocket import SUBPROTOCOL, WebSocketConnection
 from triocast.web.asgi import StreamResponse
-from triocast.web.current import caller_address, caller_grant, current_node, new_connection_id
+from triocast.web.call import Call
+from triocast.web.current import current_call, current_node, grant_of, new_connection_id
+
+PATH: Final = "/realtime/ws"
 
 blueprint = Blueprint("websocket", __name__)
 
 
-@blueprint.websocket("/realtime/ws")
-async def open_websocket() -> Response:
-    """Let a client in. Query: ``heartbeat=event`` for ``HEARTBEAT`` messages besides pings."""
-    node = current_node()
+@blueprint.websocket(PATH)
+async def accept_websocket() -> Response:
+    """Let a client in; see `open_websocket`."""
+    node, call = current_node(), current_call()
+    connection = open_websocket(node, call)
+    node.connections.admit(connection)
+    return StreamResponse(connection, subprotocol=choose_subprotocol(call))
+
+
+def open_websocket(node: Node, call: Call) -> WebSocketConnection:
+    """Return the connection that a call for a WebSocket opens, ready to be admitted and run.
+
+    Query: ``heartbeat=event`` for ``HEARTBEAT`` messages besides pings. Raises TriocastError for
+    what is refused.
+    """
     settings = node.settings
     if not settings.websocket_enabled:
         raise Disabled("WebSockets are switched off here; use Server-Sent Events")
-    grant = caller_grant(websocket)
-    heartbeat = websocket.args.get("heartbeat", "ping")
+    grant = grant_of(node, call)
+    heartbeat = call.query.get("heartbeat", "ping")
     if heartbeat not in ("ping", "event"):
         raise BadRequest("heartbeat is 'ping' or 'event'")
-    connection = WebSocketConnection(
+    return WebSocketConnection(
         node.connections,
         node.publisher,
         id=new_connection_id(),
         grant=grant,
-        address=caller_address(websocket),
+        address=call.address,
         most_channels=settings.max_channels_per_connection,
         max_message_bytes=settings.max_message_bytes,
         max_json_depth=settings.max_json_depth,
         heartbeat_events=heartbeat == "event",
     )
-    node.connections.admit(connection)
-    offered = websocket.requested_subprotocols
-    return StreamResponse(connection, subprotocol=SUBPROTOCOL if SUBPROTOCOL in offered else None)
+
+
+def choose_subprotocol(call: Call) -> str | None:
+    """Return our subprotocol if the client offers it."""
+    return SUBPROTOCOL if SUBPROTOCOL in call.headers.tokens("Sec-WebSocket-Protocol") else None

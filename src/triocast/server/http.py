@@ -1,0 +1,276 @@
+"""The HTTP of one client: Hypercorn's protocols, and the time in which requests must come.
+
+A request for a stream may come behind others on a connection that is kept alive. It ends the HTTP
+there, as it does on a new connection, and the socket is the stream's.
+"""
+
+from __future__ import annotations
+
+import math
+import ssl
+from typing import Any, Final
+
+import attrs
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, RawData, Updated
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import parse_socket_addr
+
+from triocast.connection import Connection
+from triocast.server.handshake import Handshakes
+from triocast.server.http1 import SafeH11Protocol
+from triocast.server.protocols import SafeProtocol
+from triocast.server.turnstile import Turnstile
+from triocast.transports.links import close_now
+
+RECEIVE_BYTES: Final = 65_536
+
+MOST_HELD_BYTES: Final = 65_536
+"""What is read of a client ahead of the answer to its request or upgrade."""
+
+_LOST_SECONDS: Final = 1.0
+"""How long what runs for a client that is gone may take to notice."""
+
+
+@attrs.frozen(kw_only=True)
+class Service:
+    """What all clients of a server share. Without ``handshakes`` no stream is taken over."""
+
+    app: Any
+    config: Config
+    context: WorkerContext
+    state: dict[str, Any]
+    ssl_context: ssl.SSLContext | None
+    handshakes: Handshakes | None
+    turnstile: Turnstile
+    send_seconds: float
+
+
+class HTTP:
+    """The HTTP of one client: Hypercorn's protocols, and the time in which requests must come."""
+
+    def __init__(
+        self,
+        service: Service,
+        stream: trio.SocketStream | trio.SSLStream[trio.SocketStream],
+        deadline: float,
+    ) -> None:
+        self.linger = False
+        self.alpn = "http/1.1"
+        self._service = service
+        self._stream = stream
+        self._idle = True
+        self._draining = False
+        self._deadline = deadline
+        self._reading = trio.CancelScope()
+        self._scope = trio.CancelScope()
+        self._send_lock = trio.Lock()
+        self._tasks: TaskGroup
+        self._protocol: SafeProtocol | None = None
+        self._joining: bytearray | None = None
+        self._taken: Connection | None = None
+        self._lost = False
+        self._handlers = 0
+        self._no_handlers: trio.Event | None = None
+        self._peer: tuple[str, int] | None = None
+
+    def look_at_peer(self) -> None:
+        """Note who talks to us, and in what; once TLS is set up."""
+        if isinstance(self._stream, trio.SSLStream):
+            self.alpn = self._stream.selected_alpn_protocol() or "http/1.1"
+        peer = socket_stream(self._stream).socket
+        self._peer = parse_socket_addr(peer.family, peer.getpeername())
+
+    async def receive(self) -> bytes | None:
+        """Return what comes next, b"" at the end; None if its time is over, or after `resume`."""
+        with trio.CancelScope(deadline=self._deadline) as self._reading:
+            if self._holds_enough():
+                await trio.sleep_forever()
+            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        self.linger = self._time_is_over()
+        return None
+
+    def open_stream(self, data: bytes) -> Connection | None:
+        """Answer these bytes if they are a request for a stream that can be taken over."""
+        handshakes = self._service.handshakes
+        if handshakes is None or not handshakes.is_candidate(data):
+            return None
+        return handshakes.answer(
+            data,
+            address=self._peer[0] if self._peer else None,
+            secure=isinstance(self._stream, trio.SSLStream),
+        )
+
+    async def run(self, first: bytes) -> Connection | None:
+        """Speak HTTP from these bytes on; return the stream it came to, if it did."""
+        own = socket_stream(self._stream).socket
+        # A scope of our own: Hypercorn's task group does not pass on its nursery's verdict.
+        with self._scope:
+            async with TaskGroup() as self._tasks:
+                protocol = self._protocol = SafeProtocol(
+                    self._call_app,
+                    self._service.config,
+                    self._service.context,
+                    self._tasks,
+                    ConnectionState(self._service.state.copy()),
+                    isinstance(self._stream, trio.SSLStream),
+                    self._peer,
+                    parse_socket_addr(own.family, own.getsockname()),
+                    self._send,
+                    alpn_protocol=self.alpn,
+                )
+                await protocol.initiate()
+                if await self._read(protocol, first):
+                    self._lose()
+                    await trio.sleep_forever()  # until what runs for this client has heard of it
+                self._scope.cancel()
+        return self._taken
+
+    def drain(self) -> None:
+        """No further request: end now, or when the one under way is answered."""
+        self._draining = True
+        if self._idle:
+            self._deadline = self._reading.deadline = -math.inf
+
+    async def _read(self, protocol: SafeProtocol, first: bytes) -> bool:
+        """Hand on what the client sends; return whether that ended with the client's end."""
+        data: bytes | None = first or None
+        try:
+            if not first:
+                data = await self.receive()
+            while True:
+                if data is None:
+                    if self._time_is_over():
+                        self.linger = True
+                        return False
+                    # A request or an upgrade was answered: what was held behind it goes on now.
+                    await protocol.resume()
+                else:
+                    if self._idle and self._http1 is not None and self._http1.at_rest:
+                        self._taken = self.open_stream(data)
+                        if self._taken is not None:
+                            return False
+                    await protocol.handle(RawData(data))
+                    if not data:
+                        return True
+                data = await self.receive()
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            return True
+
+    @property
+    def _http1(self) -> SafeH11Protocol | None:
+        return None if self._protocol is None else self._protocol.http1
+
+    def _time_is_over(self) -> bool:
+        return self._idle and trio.current_time() >= self._deadline
+
+    def _holds_enough(self) -> bool:
+        """Whether the client has to wait with more until what it sent has its turn."""
+        return self._http1 is not None and self._http1.held_bytes > MOST_HELD_BYTES
+
+    async def _send(self, event: Any) -> None:
+        """What Hypercorn's protocols call to reach the client."""
+        if isinstance(event, RawData):
+            if self._joining is not None:
+                self._joining += event.data
+            elif event.data:
+                await self._send_data(event.data)
+            return
+        await self._send_joined()
+        if isinstance(event, Closed):
+            self.linger = True
+            self._lose()
+        elif isinstance(event, Updated):
+            self._note_idle(event.idle)
+            if event.idle and self._http1 is not None and self._http1.paused:
+                self._reading.cancel()
+
+    async def _send_joined(self) -> None:
+        joined, self._joining = self._joining, None
+        if joined:
+            await self._send_data(bytes(joined))
+
+    async def _send_data(self, data: bytes) -> None:
+        async with self._send_lock:
+            try:
+                # Shielded, so that a cancelled handler does not cut a frame in two, but not for
+                # ever: a client that takes nothing is let go.
+                with trio.move_on_after(self._service.send_seconds, shield=True) as patience:
+                    await self._stream.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+                self._lose()
+                return
+        if patience.cancelled_caught:
+            close_now(socket_stream(self._stream))
+            self._lose()
+
+    def _lose(self) -> None:
+        """The client is gone, or is to go: tell its streams, then end everything of it."""
+        if not self._lost:
+            self._lost = True
+            self._tasks.spawn(self._tell_streams)
+
+    async def _tell_streams(self) -> None:
+        with trio.move_on_after(_LOST_SECONDS):
+            if self._protocol is not None:
+                await self._protocol.handle(Closed())
+            while self._handlers:
+                self._no_handlers = trio.Event()
+                await self._no_handlers.wait()
+        self._scope.cancel()
+
+    def _note_idle(self, idle: bool) -> None:
+        """Start or stop the time in which the next request has to come.
+
+        A deadline that moves, where upstream starts a task for each pause: that one is cancelled
+        together with a handler, and then an idle connection stays open for ever.
+        """
+        self._idle = idle
+        if not idle:
+            self._deadline = math.inf
+        elif self._draining:
+            self._deadline = -math.inf
+        else:
+            self._deadline = trio.current_time() + self._service.config.keep_alive_timeout
+        self._reading.deadline = self._deadline
+
+    async def _call_app(
+        self, scope: Any, receive: Any, send: Any, sync_spawn: Any, call_soon: Any
+    ) -> None:
+        head: Any = None
+        joins = scope["type"] == "http" and self._http1 is not None
+
+        async def send_joined(message: Any) -> None:
+            """Send a small response's head and body in one write."""
+            nonlocal head
+            if joins and message["type"] == "http.response.start":
+                head = message
+                return
+            if head is not None:
+                self._joining = bytearray()
+                start, head = head, None
+                await send(start)
+            await send(message)
+            await self._send_joined()
+            if message["type"] == "websocket.accept" and self._http1 is not None:
+                # What was held behind the upgrade goes on, by way of the reading task.
+                self._http1.let_through()
+                self._reading.cancel()
+
+        self._handlers += 1
+        try:
+            await self._service.app(scope, receive, send_joined)
+        finally:
+            self._handlers -= 1
+            if not self._handlers and self._no_handlers is not None:
+                self._no_handlers.set()
+
+
+def socket_stream(
+    stream: trio.SocketStream | trio.SSLStream[trio.SocketStream],
+) -> trio.SocketStream:
+    """Return the stream of the socket itself."""
+    return stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
