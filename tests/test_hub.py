@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 from triocast import hub as hub_module
 from triocast.events import BROADCAST, Event, Position, Publication, pattern_matches, user_channel
 from triocast.hub import Hub
-from triocast.subscriptions import EVERYTHING, make_filter
+from triocast.subscriptions import EVERYTHING, Subscriber, make_filter
 
 EPOCH = "e"
 
@@ -35,7 +35,7 @@ SHARED = Encoder()
 
 
 @attrs.define(eq=False)
-class Listener:
+class Listener(Subscriber):
     id: str
     user: str | None = None
     encoder: Encoder = SHARED
@@ -141,7 +141,7 @@ async def test_nothing_comes_after_leaving_between_two_slices(
 ):
     monkeypatch.setattr(hub_module, "SLICE_SECONDS", 0)
     monkeypatch.setattr(hub_module, "LONGEST_SLICE_SECONDS", 0)
-    monkeypatch.setattr(hub_module, "_CHECK_CLOCK_EVERY", 1)
+    monkeypatch.setattr(hub_module, "_WRITES_IN_A_ROW", 1)
     crowd = [enter(hub, f"c{n}", "x") for n in range(50)]
     left: dict[str, int] = {}
 

@@ -32,7 +32,7 @@ from triocast.events import (
     parse_type,
 )
 from triocast.node import Node
-from triocast.subscriptions import Encoder, make_filter
+from triocast.subscriptions import Encoder, Subscriber, make_filter
 from triocast.wire import json
 
 _OVERHEAD: Final = 600
@@ -111,7 +111,7 @@ class _AsTheyAre:
 _AS_THEY_ARE: Final = _AsTheyAre()
 
 
-class EventStream:
+class EventStream(Subscriber):
     """The events of one `EventBroadcaster.subscribe`, as an async iterator."""
 
     user: str | None = None

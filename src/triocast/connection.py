@@ -18,7 +18,7 @@ import logging
 import math
 import random
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
@@ -26,7 +26,7 @@ import trio
 
 from triocast.errors import EndReason
 from triocast.hub import Hub
-from triocast.subscriptions import EVERYTHING, Encoder, Filter
+from triocast.subscriptions import EVERYTHING, Encoder, Filter, Subscriber, WriteNow
 
 if TYPE_CHECKING:
     from triocast.auth import Grant
@@ -78,7 +78,7 @@ class Link(Protocol):
         """Let go of the client at once."""
 
 
-class Connection(ABC):
+class Connection(Subscriber):
     """A client between its handshake and its end. Subclasses are the transports.
 
     ``transport`` is the word for logs and stats, ``sse`` or ``websocket``. ``encoder`` is how this
@@ -237,40 +237,51 @@ class Connection(ABC):
 
     def deliver(self, joined: bytes, frames: Sequence[bytes | memoryview], seq: int) -> None:
         """Take frames from the hub; write them now or queue them. Never blocks, never raises."""
-        self.seq = seq
-        self.events += len(frames)
-        if self._direct:
-            sent = self._write(joined)
-            if sent == len(joined):
-                return
-            if sent:
-                frames = _rest(frames, sent)
-        self._queue(frames)
+        self._give(joined, frames, len(frames), seq)
 
     def push(self, frame: bytes) -> None:
         """Send a frame of the protocol itself: a reply, a heartbeat, a pong."""
         if self.preface:
             frame, self.preface = self.preface + frame, b""
-        if self._direct:
-            sent = self._write(frame)
-            if sent == len(frame):
-                return
-            self._queue([memoryview(frame)[sent:]])
-        else:
-            self._queue([frame])
+        self._give(frame, [frame], 0, self.seq)
 
-    def _write(self, data: bytes) -> int:
-        """Give the kernel what it takes now; return how many bytes that was."""
-        assert self._write_now is not None
+    def _give(
+        self, joined: bytes, frames: Sequence[bytes | memoryview], count: int, seq: int
+    ) -> None:
+        write_now = self.claim(len(joined), count, seq)
+        if write_now is None:
+            self.seq = seq
+            self.events += count
+            self._queue(frames)
+            return
         try:
-            sent = self._write_now(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
+            sent = write_now(joined)
+        except OSError as error:
+            self.catch_up(frames, len(joined), 0, error)
+        else:
+            if sent != len(joined):
+                self.catch_up(frames, len(joined), sent)
+
+    def claim(self, size: int, count: int, seq: int) -> WriteNow | None:
+        if not self._direct:
+            return None
+        self.seq = seq
+        self.events += count
+        self.bytes += size
+        return self._write_now
+
+    def catch_up(
+        self,
+        frames: Sequence[bytes | memoryview],
+        size: int,
+        sent: int,
+        error: OSError | None = None,
+    ) -> None:
+        self.bytes -= size - sent
+        if error is not None and not isinstance(error, BlockingIOError):
             self.end(EndReason.PEER_LOST)
-            return 0
-        self.bytes += sent
-        return sent
+        else:
+            self._queue(_rest(frames, sent))
 
     def _queue(self, frames: Sequence[bytes | memoryview]) -> None:
         if self.reason is not None:
@@ -380,6 +391,8 @@ class Connection(ABC):
 
 def _rest(frames: Sequence[bytes | memoryview], sent: int) -> list[bytes | memoryview]:
     """Return what is left of frames of which the first ``sent`` bytes are gone."""
+    if not sent:
+        return list(frames)
     for index, frame in enumerate(frames):
         if sent < len(frame):
             return [memoryview(frame)[sent:], *frames[index + 1 :]]

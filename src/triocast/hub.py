@@ -47,7 +47,8 @@ LONGEST_SLICE_SECONDS: Final = 0.004
 _BUSY_SECONDS: Final = 0.0001
 """A turn that took longer was used by somebody."""
 
-_CHECK_CLOCK_EVERY: Final = 16
+_WRITES_IN_A_ROW: Final = 32
+"""So many at the most between two looks at the clock."""
 _PUBLICATION_OVERHEAD: Final = 300
 
 
@@ -276,25 +277,58 @@ class Hub:
 
     async def _write_shared(self, delivery: _Delivery) -> None:
         """Give one group's frames to its members: the common case, and the fast one."""
-        members, frames, joined = delivery.members, delivery.frames, delivery.joined
-        first, last = delivery.seqs[0], delivery.seqs[-1]
-        live_from, count = members.get, len(frames)
-        subscribers = list(members)
+        members, first = delivery.members, delivery.seqs[0]
+        waiting = [subscriber for subscriber, live in members.items() if live < first]
+        late = [subscriber for subscriber, live in members.items() if live >= first]
         slices = _Slices()
-        written = 0
-        for start in range(0, len(subscribers), _CHECK_CLOCK_EVERY):
+        departures = self._subscriptions.departures
+        start = 0
+        while start < len(waiting):
             if slices.over():
                 await slices.give_turn()
-            for subscriber in subscribers[start : start + _CHECK_CLOCK_EVERY]:
-                live = live_from(subscriber)
-                if live is None:
-                    continue
-                if live < first:
-                    subscriber.deliver(joined, frames, last)
-                    written += count
-                else:
-                    written += self._give(subscriber, [delivery])
-        self.stats.delivered += written
+            if self._subscriptions.departures != departures:
+                departures = self._subscriptions.departures
+                # Also without those who left and came back: it is not for them any more.
+                waiting = [s for s in waiting[start:] if members.get(s, first) < first]
+                start = 0
+            some = waiting[start : start + _WRITES_IN_A_ROW]
+            start += _WRITES_IN_A_ROW
+            self.stats.delivered += self._write_to(some, delivery)
+        for subscriber in late:
+            self.stats.delivered += self._give(subscriber, [delivery])
+
+    def _write_to(self, subscribers: list[Subscriber], delivery: _Delivery) -> int:
+        """Give all frames of a delivery to a few subscribers; return how many frames that was.
+
+        In two rounds, because a system call throws the processor's caches and branch predictors
+        over: what Python has to do for a client is done for all of these first, and then there is
+        next to nothing between one write and the next. A failing write ends its own client only.
+        """
+        joined, frames = delivery.joined, delivery.frames
+        size = len(joined) if isinstance(joined, bytes) else 0
+        count, last = len(frames), delivery.seqs[-1]
+        direct, others = [], []
+        for subscriber in subscribers:
+            write_now = subscriber.claim(size, count, last)
+            if write_now is None:
+                others.append(subscriber)
+            else:
+                direct.append((subscriber, write_now))
+        for subscriber, write_now in direct:
+            try:
+                sent = write_now(joined)
+            except OSError as error:
+                subscriber.catch_up(frames, size, 0, error)
+            else:
+                if sent != size:
+                    subscriber.catch_up(frames, size, sent)
+        written = len(direct)
+        members, first = delivery.members, delivery.seqs[0]
+        for subscriber in others:
+            if members.get(subscriber, first) < first:
+                subscriber.deliver(joined, frames, last)
+                written += 1
+        return written * count
 
     async def _write_merged(self, deliveries: list[_Delivery]) -> None:
         """Give subscribers of several channels, patterns or runs their frames in one order."""
@@ -305,7 +339,7 @@ class Hub:
         slices = _Slices()
         written = 0
         for index, (subscriber, its) in enumerate(parts.items()):
-            if index % _CHECK_CLOCK_EVERY == 0 and slices.over():
+            if index % _WRITES_IN_A_ROW == 0 and slices.over():
                 await slices.give_turn()
             written += self._give(subscriber, its)
         self.stats.delivered += written

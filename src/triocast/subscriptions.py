@@ -7,7 +7,8 @@ get the same bytes are one `Group`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 import attrs
@@ -60,18 +61,42 @@ def make_filter(types: Iterable[str], tags: Iterable[str]) -> Filter:
     return EVERYTHING if filter == EVERYTHING else filter
 
 
-class Subscriber(Protocol):
-    """One end of the fan-out, usually a connection."""
+WriteNow = Callable[[bytes], int]
+"""Gives the kernel what it takes now and returns how many bytes that was. Raises OSError."""
+
+
+class Subscriber(ABC):
+    """One end of the fan-out, usually a connection.
+
+    Frames come by `deliver`. Where nothing waits for a client, the fan-out writes to its socket
+    itself: `claim` gives it the means, and `catch_up` is told if not everything went.
+    """
+
+    __slots__ = ()
 
     id: str
     user: str | None
     encoder: Encoder
 
+    @abstractmethod
     def deliver(self, joined: Any, frames: Sequence[Any], seq: int) -> None:
         """Take frames in order; ``joined`` is all of them in one, ``seq`` that of the last.
 
         Never blocks, never raises.
         """
+
+    def claim(self, size: int, count: int, seq: int) -> WriteNow | None:
+        """Count ``count`` frames of ``size`` bytes as given, and return what writes them.
+
+        None, and nothing is counted, if they have to be delivered.
+        """
+        return None
+
+    def catch_up(
+        self, frames: Sequence[Any], size: int, sent: int, error: OSError | None = None
+    ) -> None:
+        """Be told that of frames claimed for only ``sent`` bytes went, or that writing failed."""
+        raise NotImplementedError  # of whom nothing can be claimed
 
 
 @attrs.frozen
@@ -149,6 +174,8 @@ class Subscriptions:
         self._index = PatternIndex()
         self._subscribers: dict[Subscriber, dict[str, Filter]] = {}
         self._by_id: dict[str, Members] = {}
+        self.departures = 0
+        """How many memberships have ended: while this stands still, nobody has left."""
 
     def add(self, subscriber: Subscriber, filter: Filter, live: int) -> None:
         """Let a subscriber in, with what is for all and for its user."""
@@ -164,6 +191,7 @@ class Subscriptions:
         if names is None:
             return
         self._by_id.pop(subscriber.id).clear()
+        self.departures += 1
         for name, filter in names.items():
             self._leave(subscriber, name, filter)
 
@@ -238,6 +266,7 @@ class Subscriptions:
         group = Group(subscriber.encoder, filter)
         members = audience[group]
         del members[subscriber]
+        self.departures += 1
         if not members:
             del audience[group]
             if not audience:
