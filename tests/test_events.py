@@ -13,6 +13,7 @@ from triocast.events import (
     connection_channel,
     is_connection_channel,
     is_pattern,
+    namespace_of,
     parse_channel,
     parse_key,
     parse_pattern,
@@ -240,3 +241,24 @@ def test_labels_are_bounded():
     ):
         with pytest.raises(InvalidEvent):
             refused()
+
+
+@pytest.mark.parametrize(
+    ("channel", "namespace"),
+    [
+        ("news", "default"),
+        ("chat:lobby", "chat"),
+        ("chat:lobby:2", "chat"),
+        ("$all", "$all"),
+        ("$user:ann", "$user"),
+        ("$user:a:b", "$user"),
+        ("$conn:c1", "$conn"),
+    ],
+)
+def test_each_channel_has_a_namespace(channel, namespace):
+    assert namespace_of(channel) == namespace
+
+
+@given(namespaces, st.text("ab.", min_size=1, max_size=4))
+def test_a_channel_is_in_the_namespace_it_names(namespace, name):
+    assert namespace_of(parse_channel(f"{namespace}:{name}")) == namespace

@@ -1,4 +1,5 @@
 import ipaddress
+import json
 import tomllib
 from pathlib import Path
 
@@ -9,7 +10,15 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from triocast.settings import SETTINGS, Settings, SettingsError, check_bind, load_settings
+from triocast.settings import (
+    SETTINGS,
+    Namespace,
+    Namespaces,
+    Settings,
+    SettingsError,
+    check_bind,
+    load_settings,
+)
 from triocast.settings.values import UnreadableValue, parse_duration, write_value
 
 KEY = "k" * 48
@@ -615,6 +624,10 @@ any_settings = st.builds(
     max_body_bytes=sizes,
     heartbeat_seconds=seconds,
     drain_seconds=seconds,
+    namespaces=st.dictionaries(
+        st.sampled_from(["chat", "default", "$all", "a-b_c"]),
+        st.builds(Namespace, compress=st.booleans()),
+    ).map(Namespaces),
     log_level=st.sampled_from(["debug", "info", "warning", "error"]),
 )
 
@@ -634,8 +647,11 @@ def test_text_from_every_source_reads_alike(tmp_path_factory, settings):
     as_text = {
         name: ",".join(value) if isinstance(value, tuple) else str(value)
         for name in SETTINGS
-        if (value := getattr(settings, name)) is not None
+        if name != "namespaces" and (value := getattr(settings, name)) is not None
     }
+    as_text["namespaces"] = json.dumps(
+        {name: attrs.asdict(options) for name, options in settings.namespaces.items()}
+    )
     path = tmp_path_factory.mktemp("written") / "triocast.yaml"
     path.write_text(yaml.safe_dump(as_text, allow_unicode=True))
     environ = {f"TRIOCAST_{name.upper()}": text for name, text in as_text.items()}

@@ -21,6 +21,7 @@ from triocast.events import parse_pattern, user_channel
 from triocast.settings import (
     SETTINGS,
     LoadedSettings,
+    Namespaces,
     Setting,
     Settings,
     SettingsError,
@@ -72,7 +73,7 @@ def _option(name: str, setting: Setting) -> Callable[[_Command], _Command]:
         pair = f"{flag}/--no-{flag[2:]}"
         state = "on" if default else "off"
         return click.option(pair, name, default=None, help=f"{help}  [{state}]")
-    if default is not None and default != ():
+    if default is not None and default not in ((), Namespaces()):
         help += f"  [{default}]"
     return click.option(flag, name, metavar=setting.kind.metavar, help=help)
 

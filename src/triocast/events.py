@@ -206,6 +206,16 @@ def connection_channel(connection_id: str) -> str:
     return _CONNECTION_PREFIX + connection_id
 
 
+def namespace_of(channel: str) -> str:
+    """Return the namespace of a canonical channel.
+
+    Each kind of the server's own channels is a namespace: ``$all``, ``$user`` and ``$conn``.
+    """
+    if ":" in channel or channel.startswith("$"):
+        return channel.partition(":")[0]
+    return "default"
+
+
 def is_connection_channel(channel: str) -> bool:
     """Events to one connection keep no history and carry no cursor."""
     return channel.startswith(_CONNECTION_PREFIX)

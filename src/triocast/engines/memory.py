@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from triocast.engines.base import Engine, History, Outlet
-from triocast.events import Event, Position, Publication, is_connection_channel
+from triocast.events import Event, Position, Publication, is_connection_channel, namespace_of
 
 EVENT_OVERHEAD: Final = 600
 """Bytes that a kept event costs beyond its data (measured: objects, ring, strings)."""
@@ -40,16 +40,11 @@ class _Ring:
 
 def _size(publication: Publication) -> int:
     event = publication.event
-    names = len(event.channel) + len(event.type) + len(event.key or "") + len(event.user or "")
-    names += sum(len(tag) for tag in event.tags)
-    return len(event.data) + EVENT_OVERHEAD + max(0, names - SHORT_NAMES)
-
-
-def _namespace(channel: str) -> str:
-    """Return the namespace; each kind of the server's own channels is one of its own."""
-    if ":" in channel or channel.startswith("$"):
-        return channel.partition(":")[0]
-    return "default"
+    size = len(event.data) + EVENT_OVERHEAD
+    names = len(event.channel) + len(event.type)
+    if event.key or event.user or event.tags:
+        names += len(event.key or "") + len(event.user or "") + sum(map(len, event.tags))
+    return size if names <= SHORT_NAMES else size + names - SHORT_NAMES
 
 
 class MemoryEngine(Engine):
@@ -104,7 +99,7 @@ class MemoryEngine(Engine):
         for channel in dict.fromkeys(channels):
             ring = self._rings.get(channel)
             if ring is None:
-                floors[channel] = self._floor_of(_namespace(channel))
+                floors[channel] = self._floor_of(namespace_of(channel))
                 continue
             floors[channel] = ring.floor
             for publication in reversed(ring.kept):
@@ -123,7 +118,7 @@ class MemoryEngine(Engine):
             return Publication(event, position, prev=0)
         ring = self._rings.get(event.channel)
         if ring is None:
-            floor = self._floor_of(_namespace(event.channel))
+            floor = self._floor_of(namespace_of(event.channel))
             ring = self._rings[event.channel] = _Ring(floor=floor, last=floor)
         publication = Publication(event, position, prev=ring.last)
         ring.last = position.seq
@@ -162,7 +157,7 @@ class MemoryEngine(Engine):
         self._bytes -= _size(gone)
 
     def _forget(self, channel: str, ring: _Ring) -> None:
-        namespace = _namespace(channel)
+        namespace = namespace_of(channel)
         self._namespace_floors[namespace] = max(self._floor_of(namespace), ring.last)
         del self._rings[channel]
         if len(self._namespace_floors) > MOST_NAMESPACES:

@@ -4,12 +4,17 @@ The only reader of the environment and of configuration files.
 """
 
 from triocast.settings.loading import LoadedSettings, load_settings
-from triocast.settings.model import SETTINGS, Setting, Settings, check_bind
+from triocast.settings.model import SETTINGS, Settings, check_bind
+from triocast.settings.namespaces import NAMESPACE_OPTIONS, Namespace, Namespaces
 from triocast.settings.problems import Problem, SettingsError
+from triocast.settings.setting import Setting
 
 __all__ = [
+    "NAMESPACE_OPTIONS",
     "SETTINGS",
     "LoadedSettings",
+    "Namespace",
+    "Namespaces",
     "Problem",
     "Setting",
     "Settings",

@@ -10,6 +10,7 @@ import os
 import re
 import ssl
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -185,6 +186,7 @@ def check_key_pair(certificate: Path, key: Path) -> Finding | None:
     return None
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Say whether an address can be reached from this machine only."""
     if host.lower() == "localhost":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -14,8 +13,8 @@ import attrs
 import yaml
 
 from triocast.settings.model import SETTINGS, Settings
-from triocast.settings.problems import Problem, SettingsError
-from triocast.settings.values import UnreadableValue
+from triocast.settings.problems import Problem, SettingsError, suggest
+from triocast.settings.values import UnreadableTable, UnreadableValue
 
 PREFIX: Final = "TRIOCAST_"
 CONFIG_VARIABLE: Final = "TRIOCAST_CONFIG"
@@ -101,6 +100,8 @@ def load_settings(
             value = SETTINGS[name].kind.read(item.raw)
         except UnreadableValue as error:
             problems.append(Problem(name, item.source, error.problem, error.fix))
+        except UnreadableTable as error:
+            problems += (_describe(fault, name, item.source) for fault in error.faults)
         else:
             values[name] = item.folder / value if isinstance(value, Path) else value
     try:
@@ -112,6 +113,10 @@ def load_settings(
     return LoadedSettings(settings, sources)
 
 
+def _describe(fault: UnreadableValue, name: str, source: str) -> Problem:
+    return Problem(f"{name}.{fault.entry}".rstrip("."), source, fault.problem, fault.fix)
+
+
 def _name_sources(problem: Problem, sources: Mapping[str, str]) -> Problem:
     parts = [sources[problem.name]]
     parts += (f"{name} from {sources[name]}" for name in problem.related)
@@ -119,11 +124,8 @@ def _name_sources(problem: Problem, sources: Mapping[str, str]) -> Problem:
 
 
 def _unknown(name: str, known: Iterable[str], source: str) -> Problem:
-    known = list(known)
-    spelled = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.lower().replace("-", "_"), spelled, n=1)
-    fix = f"did you mean {spelled[close[0]]}?" if close else "remove it"
-    return Problem(name, source, "there is no such setting", f"{fix} (triocast config lists all)")
+    fix = f"{suggest(name, known)} (triocast config lists all)"
+    return Problem(name, source, "there is no such setting", fix)
 
 
 def _read_overrides(overrides: Mapping[str, object]) -> _Layer:
@@ -246,9 +248,11 @@ def _read_content(content: Mapping[Any, object], path: Path) -> _Layer:
 def _is_foreign(key: object, raw: object) -> bool:
     """Say whether a key beside a start page's tree is of another program.
 
-    Whole trees (``quarkus:``) and dotted keys (``quarkus.http.port``) are.
+    Whole trees (``quarkus:``) and dotted keys (``quarkus.http.port``) are; ``namespaces:`` is not.
     """
-    return isinstance(raw, dict) or "." in str(key)
+    setting = SETTINGS.get(str(key))
+    ours = setting is not None and setting.kind.is_table
+    return "." in str(key) or (isinstance(raw, dict) and not ours)
 
 
 def _take_settings(table: Mapping[str, object], prefix: str, path: Path, layer: _Layer) -> None:

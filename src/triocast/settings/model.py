@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
@@ -13,7 +12,6 @@ from triocast.settings.checks import (
     HOW_TO_MAKE_A_KEY,
     MASK,
     Check,
-    Finding,
     between,
     check_engine,
     check_host,
@@ -27,7 +25,9 @@ from triocast.settings.checks import (
     one_of,
     positive_duration,
 )
+from triocast.settings.namespaces import NAMESPACES, Namespaces
 from triocast.settings.problems import Problem, SettingsError
+from triocast.settings.setting import Setting, settings_of
 from triocast.settings.values import (
     BOOLEAN,
     FILE,
@@ -39,21 +39,6 @@ from triocast.settings.values import (
     TEXT,
     Kind,
 )
-
-_METADATA_KEY: Final = "triocast"
-
-
-@attrs.frozen
-class Setting:
-    """What is known about one setting: its meaning, its kind and its check.
-
-    The value of a ``secret`` is never shown.
-    """
-
-    help: str
-    kind: Kind
-    check: Check | None
-    secret: bool
 
 
 def _mask(value: object) -> str:
@@ -73,7 +58,7 @@ def _setting(
         default=default,
         converter=converter,
         repr=_mask if secret else True,
-        metadata={_METADATA_KEY: Setting(help, kind, check, secret)},
+        metadata=Setting(help, kind, check, secret).metadata,
     )
 
 
@@ -208,6 +193,11 @@ class Settings:
         "Window in milliseconds in which equal events become one; 0 is off.",
         check=between(0),
     )
+    namespaces: Namespaces = _setting(
+        Namespaces(),
+        NAMESPACES,
+        "Options of each namespace's channels, by the namespace's name.",
+    )
     log_level: str = _setting(
         "info",
         TEXT,
@@ -227,9 +217,7 @@ class Settings:
             raise SettingsError(*problems)
 
 
-SETTINGS: Final[Mapping[str, Setting]] = MappingProxyType(
-    {field.name: field.metadata[_METADATA_KEY] for field in attrs.fields(Settings)}
-)
+SETTINGS: Final[Mapping[str, Setting]] = settings_of(Settings)
 """All settings by name, in the order in which they are shown."""
 
 
@@ -237,15 +225,11 @@ def _find_problems(settings: Settings) -> Iterator[Problem]:
     sound = True
     for name, setting in SETTINGS.items():
         value = getattr(settings, name)
-        found: Finding | None
-        if not setting.kind.accepts(value):
-            found = (
-                f"a {type(value).__name__} is not allowed here",
-                f"give a value of the kind {setting.kind.metavar}",
-            )
+        found = setting.find_wrong_kind(value)
+        if found:
             sound = False
-        else:
-            found = setting.check(value) if setting.check else None
+        elif setting.check:
+            found = setting.check(value)
         if found:
             yield Problem(name, "argument", *found)
     if sound:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 import attrs
 
 
@@ -22,6 +25,13 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.name} (from {self.source}): {self.problem}\n    Fix: {self.fix}"
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Say what to do about a name that nobody knows."""
+    spelled = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower().replace("-", "_"), spelled, n=1)
+    return f"did you mean {spelled[close[0]]}?" if close else "remove it"
 
 
 class SettingsError(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,19 +30,34 @@ _ISO_DURATION: Final = re.compile(
     rf"P(?=.)(?:({_NUMBER})D)?(?:T(?=.)(?:({_NUMBER})H)?(?:({_NUMBER})M)?(?:({_NUMBER})S)?)?",
     re.IGNORECASE,
 )
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _SECONDS_PER: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class UnreadableValue(ValueError):
     """A value cannot be understood: the ``problem``, and its ``fix``.
 
+    ``entry`` is the path to it within a table, as TOML writes it; empty for a plain setting.
     Never carries a secret: only kinds that no secret has quote what they were given.
     """
 
-    def __init__(self, problem: str, fix: str) -> None:
-        super().__init__(problem, fix)
+    def __init__(self, problem: str, fix: str, entry: str = "") -> None:
+        super().__init__(problem, fix, entry)
         self.problem = problem
         self.fix = fix
+        self.entry = entry
+
+    def within(self, key: str) -> UnreadableValue:
+        """Return the same fault as it is seen from the table around."""
+        return UnreadableValue(self.problem, self.fix, f"{key}.{self.entry}".rstrip("."))
+
+
+class UnreadableTable(ValueError):
+    """Entries of a table cannot be understood: ``faults`` are all of them, at least one."""
+
+    def __init__(self, faults: Sequence[UnreadableValue]) -> None:
+        super().__init__(faults)
+        self.faults = faults
 
 
 def parse_duration(text: str) -> float:
@@ -139,12 +154,14 @@ class Kind:
     """A kind of value.
 
     ``metavar`` stands for it in help texts; ``read`` makes it from text or from a file's value,
-    or raises UnreadableValue; ``accepts`` says whether a Python value is of it.
+    or raises UnreadableValue; ``accepts`` says whether a Python value is of it. A table's ``read``
+    may raise UnreadableTable, too.
     """
 
     metavar: str
     read: Callable[[object], Any]
     accepts: Callable[[object], bool]
+    is_table: bool = False
 
 
 def _is_number(value: object) -> bool:
@@ -171,11 +188,21 @@ LIST: Final = Kind(
 )
 
 
-def write_value(value: object) -> str:
+def write_value(value: Any) -> str:
     """Return a setting's value as TOML writes it. ``value`` is not None."""
     if isinstance(value, (bool, int, float)):
         return str(value).lower()
     if isinstance(value, tuple):
         return "[" + ", ".join(write_value(item) for item in value) + "]"
+    if attrs.has(type(value)):
+        value = attrs.asdict(value, recurse=False)
+    if isinstance(value, Mapping):
+        entries = (f"{write_key(key)} = {write_value(item)}" for key, item in value.items())
+        return "{" + ", ".join(entries) + "}"
     # TOML's basic strings have JSON's escapes, and \u007f must be escaped in TOML only
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def write_key(key: str) -> str:
+    """Return a table's key as TOML writes it."""
+    return key if _BARE_KEY.fullmatch(key) else write_value(key)
