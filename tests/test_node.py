@@ -8,7 +8,7 @@ from triocast.auth import EVERYTHING
 from triocast.broadcaster import EventBroadcaster
 from triocast.errors import Overloaded, ShuttingDown
 from triocast.node import build_node, open_node
-from triocast.settings import Settings
+from triocast.settings import Namespace, Namespaces, Settings
 from triocast.transports.links import StreamLink
 from triocast.transports.sse import SSEConnection, StreamOptions
 
@@ -47,6 +47,23 @@ async def test_settings_reach_the_parts(autojump_clock):
     assert trio.current_time() - began == pytest.approx(3)
     assert caught.value.temporary
     assert node.engine.head.seq == 1
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "compresses"),
+    [
+        ({}, False),
+        ({"chat": Namespace()}, False),
+        ({"chat": Namespace(compress=True)}, True),
+        ({"chat": Namespace(), "$all": Namespace(compress=True)}, True),
+    ],
+)
+async def test_compression_is_offered_once_a_namespace_asks_for_it(namespaces, compresses):
+    node = build_node(Settings(namespaces=Namespaces(namespaces)))
+    assert (node.deflate is not None) == compresses
+    if node.deflate is not None:
+        assert node.deflate.negotiate(["permessage-deflate"])
+        assert node.deflate.negotiate(["permessage-bzip2"]) is None
 
 
 async def test_two_nodes_have_epochs_of_their_own():

@@ -62,6 +62,8 @@ class Grant:
         if channel.startswith("$"):
             kind = channel.partition(":")[0]
             return channel in self.publish or f"{kind}:*" in self.publish
+        if "*" in self.publish:
+            return True
         return any(pattern_matches(pattern, channel) for pattern in self.publish)
 
 

@@ -21,6 +21,7 @@ from triocast.engines import Engine, open_engine
 from triocast.hub import Hub
 from triocast.publisher import Publisher
 from triocast.settings import Settings
+from triocast.transports.deflate import DeflatedTextFrameEncoder, make_deflate
 
 
 @attrs.frozen
@@ -33,6 +34,10 @@ class Node:
     publisher: Publisher
     connections: Connections
     authenticator: Authenticator
+    deflate: DeflatedTextFrameEncoder | None
+    """Agrees on compression with WebSocket clients, and encodes for them; None while no namespace
+    asks for it.
+    """
 
     @property
     def ready(self) -> bool:
@@ -86,6 +91,7 @@ def build_node(settings: Settings) -> Node:
             token_in_query=settings.token_in_query,
             insecure_anonymous=settings.insecure_anonymous,
         ),
+        deflate=make_deflate(settings.namespaces),
     )
 
 

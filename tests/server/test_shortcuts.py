@@ -1,5 +1,6 @@
 """Which requests are answered without Hypercorn, with what, and which are left alone."""
 
+import json
 import re
 
 import h11
@@ -10,7 +11,7 @@ from websockets.client import ClientProtocol
 from websockets.uri import parse_uri
 
 from triocast.node import build_node
-from triocast.server.handshake import Handshakes
+from triocast.server.shortcuts import MOST_BODY_BYTES, Shortcuts
 from triocast.settings import Settings
 from triocast.transports.sse import ENCODERS, SSEConnection
 from triocast.transports.websocket import WebSocketConnection
@@ -26,17 +27,22 @@ UPGRADE = (
 )
 
 
-def handshakes(*, origins=(), **settings):
+def shortcuts(*, origins=(), **settings):
     node = build_node(Settings(allowed_origins=origins, **settings))
-    return Handshakes(node, Origins(origins), max_head_bytes=16_384)
+    return Shortcuts(node, Origins(origins), max_head_bytes=16_384)
 
 
 def request(line: str, *lines: str, behind: bytes = b"") -> bytes:
     return "\r\n".join([line, *lines, "", ""]).encode() + behind
 
 
+def opened(door, data: bytes, *, secure=False, address="127.0.0.1"):
+    request = door.read(data, address=address, secure=secure)
+    return None if request is None else door.open(request)
+
+
 def answer(data: bytes, *, secure=False, address="127.0.0.1", **options):
-    return handshakes(**options).answer(data, address=address, secure=secure)
+    return opened(shortcuts(**options), data, address=address, secure=secure)
 
 
 def response_of(connection) -> h11.Response | h11.InformationalResponse:
@@ -114,6 +120,7 @@ STREAM, SOCKET = "GET /realtime/events HTTP/1.1", "GET /realtime/ws HTTP/1.1"
         request("GET /healthz HTTP/1.1", HOST),
         request("HEAD /realtime/events HTTP/1.1", HOST),
         request("POST /realtime/events HTTP/1.1", HOST, "Content-Length: 0"),
+        request("GET /realtime/broadcast HTTP/1.1", HOST),
         request("GET http://127.0.0.1:8000/realtime/events HTTP/1.1", HOST),
         request(STREAM),  # HTTP/1.1 needs a Host
         request(STREAM, HOST, HOST),
@@ -145,8 +152,8 @@ STREAM, SOCKET = "GET /realtime/events HTTP/1.1", "GET /realtime/ws HTTP/1.1"
     ],
 )
 def test_everything_else_is_left_to_others_and_nothing_has_happened(data):
-    door = handshakes()
-    assert door.answer(data, address="127.0.0.1", secure=False) is None
+    door = shortcuts()
+    assert opened(door, data) is None
     assert not door._node.connections._coming
 
 
@@ -157,13 +164,13 @@ def test_strangers_are_left_to_others():
 
 
 def test_a_full_or_draining_server_lets_nobody_in():
-    door = handshakes(max_connections=1)
-    first = door.answer(request(STREAM, HOST), address="127.0.0.1", secure=False)
+    door = shortcuts(max_connections=1)
+    first = opened(door, request(STREAM, HOST))
     assert first is not None
-    assert door.answer(request(STREAM, HOST), address="127.0.0.1", secure=False) is None
+    assert opened(door, request(STREAM, HOST)) is None
     del first
     door._node.connections.draining = True
-    assert door.answer(request(STREAM, HOST), address="127.0.0.1", secure=False) is None
+    assert opened(door, request(STREAM, HOST)) is None
 
 
 @pytest.mark.parametrize("secure", [True, False])
@@ -176,17 +183,130 @@ def test_a_page_of_the_same_origin_may_open_a_websocket(secure):
 
 @given(st.integers(0, 60))
 def test_beginnings_of_stream_requests_are_waited_for(length):
-    door = handshakes()
+    door = shortcuts()
     for whole in (request(STREAM, HOST), request(SOCKET, *UPGRADE)):
         part = whole[: length + 1]
         assert door.is_candidate(part)
         assert door.needs_more(part) == (b"\r\n\r\n" not in part)
 
 
-@pytest.mark.parametrize("data", [b"POST", b"GET /r/", b"PRI * HTTP/2.0", b"\x16\x03", b"get /"])
+@pytest.mark.parametrize(
+    "data", [b"PUT", b"POST /x", b"GET /r/", b"PRI * HTTP/2.0", b"\x16\x03", b"get"]
+)
 def test_nobody_waits_for_more_of_other_requests(data):
-    assert not handshakes().is_candidate(data)
+    assert not shortcuts().is_candidate(data)
 
 
 def test_a_head_without_end_is_not_waited_for_in_vain():
-    assert not handshakes().needs_more(b"GET /realtime/events?" + b"x" * 16_384)
+    assert not shortcuts().needs_more(b"GET /realtime/events?" + b"x" * 16_384)
+
+
+PUBLISH = "POST /realtime/broadcast HTTP/1.1"
+JSON = "Content-Type: application/json"
+
+
+def post(body: bytes, *lines: str, line=PUBLISH, behind=b"") -> bytes:
+    return request(line, HOST, JSON, f"Content-Length: {len(body)}", *lines, behind=body + behind)
+
+
+async def reply_to(data: bytes, door=None):
+    """The parsed reply, its body, and what was asked."""
+    door = door or shortcuts()
+    asked = door.read(data, address="127.0.0.1", secure=False)
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method="POST", target="/", headers=[("Host", "x")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(await door.reply(asked))
+    response, body = client.next_event(), b""
+    while isinstance(event := client.next_event(), h11.Data):
+        body += event.data
+    assert isinstance(event, h11.EndOfMessage)
+    return response, body, asked
+
+
+async def test_a_publish_that_is_there_as_a_whole():
+    door = shortcuts()
+    data = post(b'{"channel":"news","data":1}', behind=b"GET / HTTP/1.1\r\n")
+    response, body, asked = await reply_to(data, door)
+    assert response.status_code == 200
+    assert json.loads(body)["channel"] == "news"
+    assert door._node.engine.head.seq == 1
+    assert asked.behind == b"GET / HTTP/1.1\r\n"
+    assert asked.keep_alive
+    assert b"connection" not in dict(response.headers)
+
+
+async def test_a_publisher_that_wants_to_go_is_let_go():
+    response, _, asked = await reply_to(post(b'{"data":1}', "Connection: close"))
+    assert not asked.keep_alive
+    assert dict(response.headers)[b"connection"] == b"close"
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (post(b"{"), 400, "invalid_json"),
+        (post(b""), 400, "bad_request"),
+        (post(b'{"data":1,"x":2}'), 400, "invalid_event"),
+        (post(b'{"data":1}', "Origin: https://evil.example"), 403, "origin_refused"),
+        (post(b'{"data":1}', "Authorization: Bearer x"), 401, "unauthorized"),
+        (post(b"{}", line="POST /realtime/send HTTP/1.1"), 400, "invalid_event"),
+    ],
+)
+async def test_a_publish_that_is_refused(data, status, code):
+    response, body, asked = await reply_to(data)
+    assert (response.status_code, json.loads(body)["code"]) == (status, code)
+    assert asked.keep_alive
+
+
+async def test_an_error_of_ours_is_logged_and_tells_nothing(caplog):
+    door = shortcuts()
+
+    async def broken(*_):
+        raise ZeroDivisionError("secret detail")
+
+    door._endpoints[b"/realtime/broadcast"] = broken
+    response, body, _ = await reply_to(post(b'{"data":1}'), door)
+    assert (response.status_code, json.loads(body)["code"]) == (500, "internal")
+    assert b"secret" not in body
+    assert "secret detail" in caplog.text
+
+
+@pytest.mark.parametrize("cut", range(1, 140, 3))
+def test_a_publish_is_waited_for_until_it_is_whole(cut):
+    whole = post(b'{"channel":"news","data":1}')
+    part = whole[:cut]
+    door = shortcuts()
+    assert door.is_candidate(part)
+    assert door.needs_more(part) == (cut < len(whole))
+    if cut < len(whole):
+        assert door.read(part, address="127.0.0.1", secure=False) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request(PUBLISH, HOST, JSON, "Content-Length: 20", "Expect: 100-continue"),
+        request(PUBLISH, HOST, JSON, "Transfer-Encoding: chunked"),
+        request(PUBLISH, HOST, JSON, f"Content-Length: {MOST_BODY_BYTES + 1}"),
+        request(PUBLISH, HOST, JSON, "Content-Length: 9999999999999"),
+    ],
+)
+def test_bodies_that_come_bit_by_bit_are_left_to_others(data):
+    door = shortcuts()
+    assert not door.needs_more(data)
+    assert door.read(data, address="127.0.0.1", secure=False) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        post(b'{"data":1}', "Content-Length: 11"),
+        post(b'{"data":1}', "Content-Length: 3"),
+        post(b'{"data":1}', line="POST /realtime/broadcast HTTP/1.0"),
+        post(b'{"data":1}', line="PUT /realtime/broadcast HTTP/1.1"),
+        post(b'{"data":1}', line="POST /realtime/broadcasts HTTP/1.1"),
+    ],
+)
+def test_odd_publishes_are_left_to_others(data):
+    assert shortcuts().read(data, address="127.0.0.1", secure=False) is None

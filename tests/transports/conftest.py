@@ -7,7 +7,9 @@ import attrs
 import pytest
 import trio
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
+from websockets.headers import build_extension, parse_extension
 from websockets.protocol import OPEN, Protocol, Side
 
 from triocast.auth import Grant
@@ -144,9 +146,19 @@ class WebSocketClient:
 EVERYTHING = Grant(user="ann", subscribe=("*",), publish=("*", "$all"))
 
 
+def agree(deflate):
+    """The extension of an independent client that has agreed with this server."""
+    theirs = ClientPerMessageDeflateFactory()
+    offer = build_extension([(theirs.name, theirs.get_request_params())])
+    ((_, parameters),) = parse_extension(deflate.negotiate([offer]))
+    return theirs.process_response_params(parameters, [])
+
+
 @pytest.fixture
 async def open_websocket(parts, nursery):
-    async def open_websocket(*, grant=EVERYTHING, id="w1", leftover=b"", pongs=True, **options):
+    async def open_websocket(
+        *, grant=EVERYTHING, id="w1", leftover=b"", pongs=True, deflate=None, **options
+    ):
         limits = {"most_channels": 100, "max_message_bytes": 10_000, "max_json_depth": 20}
         connection = WebSocketConnection(
             parts.connections,
@@ -156,10 +168,13 @@ async def open_websocket(parts, nursery):
             address=None,
             **(limits | options),
         )
-        connection.use_frames(leftover)
+        connection.use_frames(leftover, deflate=deflate)
         stream, server = memory_stream_pair()
         nursery.start_soon(connection.run, StreamLink(server))
-        client = WebSocketClient(connection, stream, Protocol(Side.CLIENT, state=OPEN), pongs)
+        protocol = Protocol(Side.CLIENT, state=OPEN)
+        if deflate is not None:
+            protocol.extensions = [agree(deflate)]
+        client = WebSocketClient(connection, stream, protocol, pongs)
         nursery.start_soon(client.read)
         await wait_all_tasks_blocked()
         return client

@@ -1,6 +1,8 @@
 """WebSocket frames: read under any chunking, refused with the right code, never an exception."""
 
 import struct
+import tracemalloc
+import zlib
 from itertools import pairwise
 
 import pytest
@@ -51,13 +53,12 @@ def cut(stream: bytes, cuts: list[int]) -> list[bytes]:
     return [stream[a:b] for a, b in pairwise(edges)]
 
 
-def feed(chunks, bound=BOUND):
-    reader = FrameReader(max_message_bytes=bound)
+def feed(chunks, bound=BOUND, deflate=False):
+    reader = FrameReader(max_message_bytes=bound, deflate=deflate)
     messages, replies = [], b""
     for chunk in chunks:
-        received, reply = reader.receive(chunk)
-        messages += received
-        replies += reply
+        messages += reader.receive(chunk)
+        replies += reader.take_replies()
     return messages, replies, reader.close_code
 
 
@@ -73,12 +74,26 @@ frames = st.builds(
 )
 
 
+def deflated(payload: bytes, *, last=False) -> bytes:
+    """A compressed payload; ``last`` makes its block say that it is the last one."""
+    compressor = zlib.compressobj(wbits=-15)
+    data = compressor.compress(payload)
+    if last:
+        return data + compressor.flush() + b"\x00"
+    return (data + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\x00\x00\xff\xff")
+
+
 @st.composite
-def conversations(draw):
+def conversations(draw, compressing=False):
     """A valid client's frames: messages in fragments, with pings between; and what they mean."""
     stream, messages, pongs = b"", [], []
     for message in draw(st.lists(st.text(max_size=60) | st.binary(max_size=BOUND), max_size=6)):
         raw = message.encode() if isinstance(message, str) else message
+        rsv = 0
+        if compressing and draw(st.booleans()):
+            compressed = deflated(raw, last=draw(st.booleans()))
+            if len(compressed) <= BOUND:
+                raw, rsv = compressed, 4
         pieces = cut(raw, draw(st.lists(st.integers(0, 400), max_size=4))) or [b""]
         opcode = TEXT if isinstance(message, str) else BINARY
         for index, piece in enumerate(pieces):
@@ -89,17 +104,21 @@ def conversations(draw):
                 stream += client_frame(PONG, b"late", mask=draw(masks))
             last = index == len(pieces) - 1
             stream += client_frame(
-                opcode if index == 0 else CONT, piece, fin=last, mask=draw(masks)
+                opcode if index == 0 else CONT,
+                piece,
+                fin=last,
+                mask=draw(masks),
+                rsv=rsv if index == 0 else 0,
             )
         messages.append(message)
     return stream, messages, pongs
 
 
-@given(st.binary() | st.lists(frames, max_size=8).map(b"".join), cuts)
-def test_any_bytes_mean_the_same_in_any_chunks(stream, cuts):
-    at_once = feed([stream])
-    assert feed(cut(stream, cuts)) == at_once
-    assert feed(stream[i : i + 1] for i in range(len(stream))) == at_once
+@given(st.binary() | st.lists(frames, max_size=8).map(b"".join), cuts, st.booleans())
+def test_any_bytes_mean_the_same_in_any_chunks(stream, cuts, deflate):
+    at_once = feed([stream], deflate=deflate)
+    assert feed(cut(stream, cuts), deflate=deflate) == at_once
+    assert feed((stream[i : i + 1] for i in range(len(stream))), deflate=deflate) == at_once
     messages, replies, code = at_once
     assert all(len(m if isinstance(m, bytes) else m.encode()) <= BOUND for m in messages)
     answers = server_frames(replies)
@@ -172,11 +191,108 @@ def test_a_character_may_be_cut_by_fragments():
 
 def test_the_reader_knows_who_closed():
     reader = FrameReader(max_message_bytes=BOUND)
-    reader.receive(client_frame(CLOSE, b""))
+    assert list(reader.receive(client_frame(CLOSE, b""))) == []
     assert reader.closed_by_peer
     reader = FrameReader(max_message_bytes=BOUND)
-    reader.receive(client_frame(TEXT, b"\xff"))
+    assert list(reader.receive(client_frame(TEXT, b"\xff"))) == []
     assert not reader.closed_by_peer
+
+
+def test_control_frames_have_room_in_a_message_of_the_bound():
+    stream = client_frame(TEXT, b"x" * BOUND, fin=False)
+    stream += client_frame(PING, b"p" * 125) + client_frame(CONT, b"")
+    messages, replies, code = feed([stream])
+    assert (messages, server_frames(replies), code) == (["x" * BOUND], [(PONG, b"p" * 125)], None)
+
+
+# Compressed messages.
+
+
+@given(conversations(compressing=True), cuts)
+def test_compressed_messages_come_out_as_they_were(conversation, cuts):
+    stream, messages, pongs = conversation
+    received, replies, code = feed(cut(stream, cuts), deflate=True)
+    assert received == messages
+    assert server_frames(replies) == pongs
+    assert code is None
+
+
+BOMB = deflated(b" " * 200_000)  # 209 bytes
+
+
+@pytest.mark.parametrize(
+    ("stream", "code"),
+    [
+        (client_frame(TEXT, BOMB, rsv=4), 1009),
+        (client_frame(TEXT, deflated(b" " * (BOUND + 1)), rsv=4), 1009),
+        (
+            client_frame(TEXT, BOMB[:100], fin=False, rsv=4)
+            + client_frame(PING, b"")
+            + client_frame(CONT, BOMB[100:]),
+            1009,
+        ),
+        (
+            client_frame(TEXT, b"\x00" * 200, fin=False, rsv=4) + client_frame(CONT, b"x" * 101),
+            1009,
+        ),
+        (client_frame(TEXT, deflated(b"\xff"), rsv=4), 1007),
+        (client_frame(TEXT, b"\xff", rsv=4), 1002),
+        (client_frame(TEXT, deflated(b"x", last=True) + b"more", rsv=4), 1002),
+        (client_frame(PING, b"", rsv=4), 1002),
+        (client_frame(CLOSE, b"", rsv=4), 1002),
+        (client_frame(CONT, b"x", rsv=4), 1002),
+        (
+            client_frame(TEXT, deflated(b"x"), fin=False, rsv=4) + client_frame(CONT, b"", rsv=4),
+            1002,
+        ),
+        (client_frame(TEXT, b"x", fin=False) + client_frame(CONT, b"", rsv=4), 1002),
+        (client_frame(TEXT, b"x", fin=False) + client_frame(TEXT, deflated(b"x"), rsv=4), 1002),
+        (client_frame(TEXT, deflated(b"x"), rsv=6), 1002),
+        (client_frame(TEXT, deflated(b"x"), rsv=5), 1002),
+    ],
+)
+def test_compressed_messages_that_break_the_rules_end_with_their_code(stream, code):
+    whole = client_frame(TEXT, deflated(b"before"), rsv=4)
+    messages, replies, close_code = feed([whole + stream, whole], deflate=True)
+    assert messages == ["before"]
+    assert close_code == code
+    *_, (opcode, payload) = server_frames(replies)
+    assert (opcode, payload[:2]) == (CLOSE, struct.pack("!H", code))
+
+
+def test_without_agreement_nothing_may_be_compressed():
+    messages, _, code = feed([client_frame(TEXT, deflated(b"x"), rsv=4)])
+    assert (messages, code) == ([], 1002)
+
+
+def test_a_compressed_message_of_the_bound_is_taken():
+    stream = client_frame(TEXT, deflated(b"x" * BOUND), rsv=4)
+    assert feed([stream], deflate=True)[0] == ["x" * BOUND]
+
+
+def test_messages_are_inflated_one_at_a_time():
+    """What came in one read may be a thousand times as large, and is never there at once."""
+    bound, count = 100_000, 200
+    stream = client_frame(BINARY, deflated(b"x" * bound), rsv=4) * count
+    reader = FrameReader(max_message_bytes=bound, deflate=True)
+    tracemalloc.start()
+    try:
+        taken = sum(len(message) == bound for message in reader.receive(stream))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken == count
+    assert peak < 5 * bound + 3 * len(stream) + 1_000 * count
+
+
+def test_what_a_client_sends_behind_the_end_does_not_add_up():
+    """Fragments of a compressed message count as they come, also those that mean nothing."""
+    reader = FrameReader(max_message_bytes=BOUND, deflate=True)
+    stream = client_frame(TEXT, deflated(b"{}", last=True), fin=False, rsv=4)
+    assert list(reader.receive(stream)) == []
+    for _ in range(3):
+        assert list(reader.receive(client_frame(CONT, b"x" * 120, fin=False))) == []
+    assert reader.close_code == 1009
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 100_000])

@@ -1,8 +1,7 @@
 """One client's TCP connection, from its first byte to its end, with a guard around it.
 
-A request for a stream is answered by `triocast.server.handshake`: the socket is the stream's from
-then on. Everything else is spoken by `triocast.server.http`. Whatever is raised there ends this
-connection and no other.
+`triocast.server.http` answers its requests. One for a stream ends that: the socket is the stream's
+connection's from then on. Whatever is raised there ends this connection and no other.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ class Client:
 
     async def _serve_requests(self) -> Connection | None:
         """Answer requests until one is for a stream, which is returned, or until the end."""
-        config, handshakes = self._service.config, self._service.handshakes
+        config = self._service.config
         patience = min(config.keep_alive_timeout, config.ssl_handshake_timeout)
         http = self._http = HTTP(self._service, self._stream, trio.current_time() + patience)
         if isinstance(self._stream, trio.SSLStream):
@@ -84,19 +83,7 @@ class Client:
             if handshaking.cancelled_caught:
                 return None
         http.look_at_peer()
-        first: bytes | None = b""
-        if handshakes is not None and http.alpn != "h2":
-            first = await http.receive()
-            while first and handshakes.is_candidate(first) and handshakes.needs_more(first):
-                more = await http.receive()
-                first = first + more if more else None
-            if not first:
-                return None
-            await self._service.turnstile.wait_for_turn()
-            taken = http.open_stream(first)
-            if taken is not None:
-                return taken
-        return await http.run(first or b"")
+        return await http.serve()
 
     def _link(self) -> Link:
         if isinstance(self._stream, trio.SSLStream):

@@ -20,9 +20,9 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from triocast.connection import Connection
-from triocast.server.handshake import Handshakes
 from triocast.server.http1 import SafeH11Protocol
 from triocast.server.protocols import SafeProtocol
+from triocast.server.shortcuts import Shortcuts
 from triocast.server.turnstile import Turnstile
 from triocast.transports.links import close_now
 
@@ -31,20 +31,23 @@ RECEIVE_BYTES: Final = 65_536
 MOST_HELD_BYTES: Final = 65_536
 """What is read of a client ahead of the answer to its request or upgrade."""
 
+_WHOLE_SECONDS: Final = 1.0
+"""How long the rest of a request may take before it is left to Hypercorn."""
+
 _LOST_SECONDS: Final = 1.0
 """How long what runs for a client that is gone may take to notice."""
 
 
 @attrs.frozen(kw_only=True)
 class Service:
-    """What all clients of a server share. Without ``handshakes`` no stream is taken over."""
+    """What all clients of a server share. Without ``shortcuts`` no stream is taken over."""
 
     app: Any
     config: Config
     context: WorkerContext
     state: dict[str, Any]
     ssl_context: ssl.SSLContext | None
-    handshakes: Handshakes | None
+    shortcuts: Shortcuts | None
     turnstile: Turnstile
     send_seconds: float
 
@@ -62,6 +65,8 @@ class HTTP:
         self.alpn = "http/1.1"
         self._service = service
         self._stream = stream
+        self._shortcuts = service.shortcuts
+        self._ended = False
         self._idle = True
         self._draining = False
         self._deadline = deadline
@@ -84,28 +89,74 @@ class HTTP:
         peer = socket_stream(self._stream).socket
         self._peer = parse_socket_addr(peer.family, peer.getpeername())
 
-    async def receive(self) -> bytes | None:
-        """Return what comes next, b"" at the end; None if its time is over, or after `resume`."""
-        with trio.CancelScope(deadline=self._deadline) as self._reading:
+    async def serve(self) -> Connection | None:
+        """Answer requests until one is for a stream, which is returned, or until the end."""
+        data: bytes | None = b""
+        if self._shortcuts is not None and self.alpn != "h2":
+            data = await self._receive()
+            while data:
+                data = await self._complete(data)
+                rest = await self._take_shortcut(data)
+                if self._taken is not None or self._ended:
+                    return self._taken
+                if rest is None:
+                    break
+                data = rest or await self._receive()
+            if not data:
+                return None
+        return await self._speak(data or b"")
+
+    async def _receive(self, seconds: float = math.inf) -> bytes | None:
+        """Return what comes next, b"" at the end.
+
+        None after ``seconds``, when the client's time is over, or for what was held to go on.
+        """
+        deadline = min(self._deadline, trio.current_time() + seconds)
+        with trio.CancelScope(deadline=deadline) as self._reading:
             if self._holds_enough():
                 await trio.sleep_forever()
             return bytes(await self._stream.receive_some(RECEIVE_BYTES))
         self.linger = self._time_is_over()
         return None
 
-    def open_stream(self, data: bytes) -> Connection | None:
-        """Answer these bytes if they are a request for a stream that can be taken over."""
-        handshakes = self._service.handshakes
-        if handshakes is None or not handshakes.is_candidate(data):
+    async def _complete(self, data: bytes) -> bytes:
+        """Wait a little for the rest of what can become a request for a shortcut."""
+        shortcuts = self._shortcuts
+        if shortcuts is not None and shortcuts.is_candidate(data):
+            while shortcuts.needs_more(data):
+                more = await self._receive(_WHOLE_SECONDS)
+                if not more:
+                    break
+                data += more
+        return data
+
+    async def _take_shortcut(self, data: bytes) -> bytes | None:
+        """Answer a request right here, if it is one for that; return what came behind it.
+
+        Else None. A request for a stream is answered by its connection, which is in ``_taken``.
+        """
+        shortcuts = self._shortcuts
+        if shortcuts is None or not shortcuts.is_candidate(data):
             return None
-        return handshakes.answer(
+        await self._service.turnstile.wait_for_turn()
+        request = shortcuts.read(
             data,
             address=self._peer[0] if self._peer else None,
             secure=isinstance(self._stream, trio.SSLStream),
         )
+        if request is None:
+            return None
+        if request.call.method == "GET":
+            self._taken = shortcuts.open(request)
+            return None
+        self._note_idle(False)
+        await self._send_data(await shortcuts.reply(request))
+        self._note_idle(True)
+        self.linger = self._ended = self._ended or not request.keep_alive
+        return request.behind
 
-    async def run(self, first: bytes) -> Connection | None:
-        """Speak HTTP from these bytes on; return the stream it came to, if it did."""
+    async def _speak(self, first: bytes) -> Connection | None:
+        """Go on with Hypercorn from these bytes on."""
         own = socket_stream(self._stream).socket
         # A scope of our own: Hypercorn's task group does not pass on its nursery's verdict.
         with self._scope:
@@ -140,7 +191,7 @@ class HTTP:
         data: bytes | None = first or None
         try:
             if not first:
-                data = await self.receive()
+                data = await self._receive()
             while True:
                 if data is None:
                     if self._time_is_over():
@@ -149,14 +200,18 @@ class HTTP:
                     # A request or an upgrade was answered: what was held behind it goes on now.
                     await protocol.resume()
                 else:
-                    if self._idle and self._http1 is not None and self._http1.at_rest:
-                        self._taken = self.open_stream(data)
-                        if self._taken is not None:
+                    if data and self._idle and self._http1 is not None and self._http1.at_rest:
+                        data = await self._complete(data)
+                        rest = await self._take_shortcut(data)
+                        if self._taken is not None or self._ended:
                             return False
+                        if rest is not None:
+                            data = rest or await self._receive()
+                            continue
                     await protocol.handle(RawData(data))
                     if not data:
                         return True
-                data = await self.receive()
+                data = await self._receive()
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             return True
 
@@ -209,14 +264,15 @@ class HTTP:
 
     def _lose(self) -> None:
         """The client is gone, or is to go: tell its streams, then end everything of it."""
-        if not self._lost:
+        self._ended = True
+        if not self._lost and self._protocol is not None:
             self._lost = True
             self._tasks.spawn(self._tell_streams)
 
     async def _tell_streams(self) -> None:
         with trio.move_on_after(_LOST_SECONDS):
-            if self._protocol is not None:
-                await self._protocol.handle(Closed())
+            assert self._protocol is not None
+            await self._protocol.handle(Closed())
             while self._handlers:
                 self._no_handlers = trio.Event()
                 await self._no_handlers.wait()

@@ -20,8 +20,8 @@ from hypercorn.utils import wrap_app
 
 from triocast.server.client import Client
 from triocast.server.config import hypercorn_config, open_listeners
-from triocast.server.handshake import Handshakes
 from triocast.server.http import Service
+from triocast.server.shortcuts import Shortcuts
 from triocast.server.turnstile import Turnstile
 from triocast.settings import Settings, check_bind
 from triocast.web.app import create_app, node_of
@@ -61,7 +61,7 @@ class Server:
             context=WorkerContext(None),
             state={},
             ssl_context=self._config.create_ssl_context(),
-            handshakes=Handshakes(
+            shortcuts=Shortcuts(
                 self._node,
                 Origins(settings.allowed_origins),
                 max_head_bytes=settings.max_header_bytes,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -12,8 +12,9 @@ import trio
 from triocast.clock import timestamp
 from triocast.connection import Connection
 from triocast.errors import EndReason, Forbidden, TooManyChannels, TriocastError, WrongContentType
-from triocast.events import BROADCAST, Publication, parse_channel
+from triocast.events import BROADCAST, Event, Publication, parse_channel
 from triocast.subscriptions import make_filter
+from triocast.transports.deflate import DeflatedTextFrameEncoder
 from triocast.transports.links import ASGIReceive, ASGISend, TaskLink
 from triocast.wire import cursor, envelope, messages
 from triocast.wire import websocket as frames
@@ -27,6 +28,9 @@ SUBPROTOCOL: Final = "triocast.v1"
 
 MESSAGES_PER_TURN: Final = 64
 """How many of a client's messages are carried out before others get their turn."""
+
+BYTES_PER_TURN: Final = 65_536
+"""The same for their data."""
 
 _END_REASONS: Final = {
     1002: EndReason.PROTOCOL_ERROR,
@@ -59,6 +63,16 @@ class TextMessageEncoder:
 
 TEXT_FRAMES: Final = TextFrameEncoder()
 TEXT_MESSAGES: Final = TextMessageEncoder()
+
+
+@attrs.frozen
+class _Outcome:
+    """What becomes of one message that is still to be answered: an event, or an answer."""
+
+    request_id: messages.RequestId
+    event: Event | None = None
+    answer: bytes | None = None
+    """None for a publish without an id, which nobody waits for."""
 
 
 class ASGIWebSocketLink(TaskLink):
@@ -105,8 +119,10 @@ class WebSocketConnection(Connection):
         "_max_json_depth",
         "_max_message_bytes",
         "_most_channels",
+        "_outcomes",
         "_publisher",
         "_reader",
+        "_unpublished_bytes",
     )
 
     transport = "websocket"
@@ -132,14 +148,24 @@ class WebSocketConnection(Connection):
         self._max_json_depth = max_json_depth
         self._heartbeat_events = heartbeat_events
         self._joined: list[str] = []
+        # In the order of their messages: what is published together, and answered together.
+        self._outcomes: list[_Outcome] = []
+        self._unpublished_bytes = 0
         self._heard = True
         self._reader: frames.FrameReader | None = None
         self._leftover = b""
 
-    def use_frames(self, leftover: bytes) -> None:
-        """Speak frames over a stream of our own that begins with ``leftover``; before `run`."""
-        self.encoder = TEXT_FRAMES
-        self._reader = frames.FrameReader(max_message_bytes=self._max_message_bytes)
+    def use_frames(
+        self, leftover: bytes, *, deflate: DeflatedTextFrameEncoder | None = None
+    ) -> None:
+        """Speak frames over a stream of our own that begins with ``leftover``; before `run`.
+
+        ``deflate`` is given if compression was agreed on.
+        """
+        self.encoder = TEXT_FRAMES if deflate is None else deflate
+        self._reader = frames.FrameReader(
+            max_message_bytes=self._max_message_bytes, deflate=deflate is not None
+        )
         self._leftover = leftover
 
     # The life of the connection.
@@ -165,20 +191,25 @@ class WebSocketConnection(Connection):
                     self.end(EndReason.MESSAGE_TOO_BIG)
                     return
                 await self._handle(message)
+                await self._answer()
             return
         data = self._leftover or await self._link.receive()
         self._leftover = b""
         while data is not None:
             assert isinstance(data, bytes)
             self._heard = True
-            received, replies = self._reader.receive(data)
-            for index, message in enumerate(received, 1):
+            for message in self._reader.receive(data):
                 if self.reason is not None:
                     return  # What it still asked for is nobody's any more.
                 await self._handle(message)
-                if index % MESSAGES_PER_TURN == 0:
+                if (
+                    len(self._outcomes) == MESSAGES_PER_TURN
+                    or self._unpublished_bytes > BYTES_PER_TURN
+                ):
+                    await self._answer()
                     await trio.lowlevel.checkpoint()
-            if replies:
+            await self._answer()
+            if replies := self._reader.take_replies():
                 self.push(replies)
             code = self._reader.close_code
             if code is not None:
@@ -212,25 +243,64 @@ class WebSocketConnection(Connection):
     def _push_text(self, text: bytes) -> None:
         self.push(text if self._reader is None else frames.text_frame(text))
 
+    def _push_texts(self, texts: list[bytes]) -> None:
+        if self._reader is None:
+            for text in texts:
+                self.push(text)
+        elif texts:
+            self.push(b"".join(frames.text_frame(text) for text in texts))
+
     # What the client asks.
 
     async def _handle(self, message: str | bytes) -> None:
+        """Carry out one message, but for publishing and answering: that is for `_answer`."""
         request_id: messages.RequestId = None
+        event: Event | None = None
+        answer: bytes | None = None
         try:
             if isinstance(message, bytes):
                 raise WrongContentType("binary messages are not taken here; send JSON text")
             request = messages.parse(message, max_depth=self._max_json_depth)
             request_id = request.id
-            reply = await self._carry_out(request)
+            if isinstance(request, messages.Publish):
+                event = self._event(request)
+                self._unpublished_bytes += len(event.data)
+            else:
+                await self._answer()  # Whoever subscribes now does not get what came before.
+                answer = messages.encode_reply(request_id, self._carry_out(request))
         except messages.MessageError as error:
-            self._push_text(messages.encode_error(error.id, error.error))
+            answer = messages.encode_error(error.id, error.error)
         except TriocastError as error:
-            self._push_text(messages.encode_error(request_id, error))
-        else:
-            if request_id is not None or not isinstance(request, messages.Publish):
-                self._push_text(messages.encode_reply(request_id, reply))
+            answer = messages.encode_error(request_id, error)
+        self._outcomes.append(_Outcome(request_id, event, answer))
 
-    async def _carry_out(self, request: messages.Request) -> dict[str, object]:
+    async def _answer(self) -> None:
+        """Publish what is to be published, and answer all that has not been answered yet."""
+        outcomes, self._outcomes = self._outcomes, []
+        self._unpublished_bytes = 0
+        events = [outcome.event for outcome in outcomes if outcome.event is not None]
+        refused: TriocastError | None = None
+        published: Iterator[Publication] = iter(())
+        if events:
+            try:
+                published = iter(await self._publisher.publish(events))
+            except TriocastError as error:
+                refused = error
+        answers = []
+        for outcome in outcomes:
+            answer = outcome.answer
+            if outcome.event is not None:
+                if refused is not None:
+                    answer = messages.encode_error(outcome.request_id, refused)
+                else:
+                    answer = _acknowledge(outcome.request_id, next(published))
+            if answer is not None:
+                answers.append(answer)
+        self._push_texts(answers)
+
+    def _carry_out(
+        self, request: messages.Subscribe | messages.Unsubscribe | messages.Ping
+    ) -> dict[str, object]:
         match request:
             case messages.Subscribe():
                 return self._subscribe(request)
@@ -238,8 +308,6 @@ class WebSocketConnection(Connection):
                 self._hub.unsubscribe(self, request.channels)
                 self._joined = [name for name in self._joined if name not in request.channels]
                 return {"channels": request.channels}
-            case messages.Publish():
-                return await self._publish(request)
             case messages.Ping():
                 return {"timestamp": timestamp()}
 
@@ -258,12 +326,12 @@ class WebSocketConnection(Connection):
             self._joined += request.channels
         return {"channels": request.channels, "cursor": cursor.encode(live)}
 
-    async def _publish(self, request: messages.Publish) -> dict[str, object]:
+    def _event(self, request: messages.Publish) -> Event:
         if request.channel is not None:
             channel = parse_channel(request.channel)
         else:
             channel = self._joined[-1] if self._joined else BROADCAST
-        event = self._publisher.event(
+        return self._publisher.event(
             self.grant,
             channel=channel,
             type=request.type,
@@ -272,5 +340,10 @@ class WebSocketConnection(Connection):
             tags=request.tags,
             exclude=None if request.echo else self.id,
         )
-        (publication,) = await self._publisher.publish([event])
-        return {"channel": channel, "id": cursor.encode(publication.position)}
+
+
+def _acknowledge(request_id: messages.RequestId, publication: Publication) -> bytes | None:
+    if request_id is None:
+        return None
+    position = cursor.encode(publication.position)
+    return messages.encode_reply(request_id, {"channel": publication.event.channel, "id": position})

@@ -32,37 +32,44 @@ async def serve(
     receive: ASGIReceive,
     send: ASGISend,
 ) -> None:
-    """Answer one ASGI request to a path of an endpoint."""
-    call = Call.of_scope(scope)
+    """Answer one ASGI request to the path of an endpoint."""
+    found = await answer(endpoint, node, origins, Call.of_scope(scope), receive)
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in found.headers]
+    headers.append((b"content-length", b"%d" % len(found.body)))
+    await send({"type": "http.response.start", "status": found.status, "headers": headers})
+    await send({"type": "http.response.body", "body": found.body, "more_body": False})
+
+
+async def answer(
+    endpoint: Endpoint, node: Node, origins: Origins, call: Call, receive: ASGIReceive
+) -> Answer:
+    """Answer one request to the path of an endpoint; its body comes from ASGI's ``receive``."""
     try:
-        answer = await _answer(endpoint, node, origins, call, receive)
+        found = await _answer(endpoint, node, origins, call, receive)
     except TriocastError as error:
-        answer = refusal(error)
+        found = refusal(error)
     except Exception as error:
-        log.error("%s failed", scope["path"], exc_info=error)
-        answer = failure()
-    headers = [*answer.headers, *origins.response_headers(call)]
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    raw.append((b"content-length", b"%d" % len(answer.body)))
-    await send({"type": "http.response.start", "status": answer.status, "headers": raw})
-    await send({"type": "http.response.body", "body": answer.body, "more_body": False})
+        log.error("a publish request failed", exc_info=error)
+        found = failure()
+    found.headers += origins.response_headers(call)
+    return found
 
 
 async def _answer(
     endpoint: Endpoint, node: Node, origins: Origins, call: Call, receive: ASGIReceive
 ) -> Answer:
-    preflight = origins.preflight(call)
-    if preflight is not None:
-        return preflight
     origins.check_http(call)
     if call.method == "POST":
         body = RequestBody(call.content_length, node.settings.max_body_bytes)
         body.attach(receive)
         return await endpoint(node, call, body)
+    preflight = origins.preflight(call)
+    if preflight is not None:
+        return preflight
     allowed = ("allow", "OPTIONS, POST")
     if call.method == "OPTIONS":
         return Answer(200, [allowed])
     error = TriocastError("this address takes POST")
-    answer = refusal(error, status=405, code="method_not_allowed")
-    answer.headers.append(allowed)
-    return answer
+    refused = refusal(error, status=405, code="method_not_allowed")
+    refused.headers.append(allowed)
+    return refused

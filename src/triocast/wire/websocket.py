@@ -2,24 +2,32 @@
 
 Server frames are never masked, so one frame serves every client. Reading is the business of the
 protocol core of the package `websockets`: it checks masks, reserved bits, control frames and
-sizes, and makes the pongs and the close handshake.
+sizes, and makes the pongs and the close handshake. Compression is in `triocast.wire.deflate`.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Final
 
+from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import Frame, Opcode
-from websockets.protocol import OPEN, Protocol, Side
+from websockets.protocol import OPEN, Event, Protocol, Side
 
 from triocast.errors import CloseCode
+from triocast.wire.deflate import CompressedFrame, Marking, inflate
 
 TEXT: Final = 0x1
 BINARY: Final = 0x2
 CLOSE: Final = 0x8
 PING: Final = 0x9
 PONG: Final = 0xA
+
+_RSV1: Final = 0x40
+"""Marks the first frame of a compressed message."""
+
+_MOST_CONTROL_BYTES: Final = 125
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
@@ -36,6 +44,11 @@ def text_frame(payload: bytes) -> bytes:
     return frame(TEXT, payload)
 
 
+def deflated_text_frame(payload: bytes) -> bytes:
+    """Return the frame of a compressed text, for clients that agreed on compression."""
+    return frame(_RSV1 | TEXT, payload)
+
+
 def close_frame(code: int, reason: str = "") -> bytes:
     """Return a close frame; the reason is cut to the 123 bytes that a control frame can hold."""
     raw = reason.encode()[:123].decode(errors="ignore").encode()
@@ -48,12 +61,24 @@ class FrameReader:
     Messages are whole: text as str, binary as bytes. After a protocol error or the peer's close
     frame nothing more comes out, and `close_code` says why: it is the code of the close frame
     that is among the replies.
+
+    ``max_message_bytes`` bounds a message on its way and, with ``deflate``, where the client may
+    send compressed ones, also inflated.
     """
 
-    def __init__(self, *, max_message_bytes: int) -> None:
-        self._protocol = Protocol(Side.SERVER, max_size=max_message_bytes, logger=_log)
+    __slots__ = ("_fragments", "_is_compressed", "_is_text", "_max_message_bytes", "_protocol")
+
+    def __init__(self, *, max_message_bytes: int, deflate: bool = False) -> None:
+        self._max_message_bytes = max_message_bytes
+        # In the middle of a message the core applies what is left of its bound to control frames,
+        # so it gets that much more, and messages are measured here.
+        bound = max_message_bytes + _MOST_CONTROL_BYTES
+        self._protocol = Protocol(Side.SERVER, max_size=bound, logger=_log)
+        if deflate:
+            self._protocol.extensions = [Marking()]
         self._fragments = bytearray()
         self._is_text = False
+        self._is_compressed = False
 
     @property
     def close_code(self) -> int | None:
@@ -68,35 +93,53 @@ class FrameReader:
         """Whether the peer's close frame came before ours."""
         return bool(self._protocol.close_rcvd_then_sent)
 
-    def receive(self, data: bytes) -> tuple[list[str | bytes], bytes]:
-        """Take bytes; return the messages that are whole now, and what to send back."""
+    def receive(self, data: bytes) -> Iterator[str | bytes]:
+        """Take bytes; return the messages that are whole now.
+
+        Each is inflated when it is taken, so that no more than one is in memory. Take all of
+        them, then `take_replies`, before the next bytes.
+        """
         self._protocol.receive_data(data)
-        messages: list[str | bytes] = []
-        for event in self._protocol.events_received():
-            assert isinstance(event, Frame)
-            if event.opcode in (Opcode.TEXT, Opcode.BINARY):
-                self._is_text = event.opcode is Opcode.TEXT
-                if event.fin:
-                    whole = bytes(event.data)
-                else:
-                    self._fragments = bytearray(event.data)
+        return self._messages(self._protocol.events_received())
+
+    def take_replies(self) -> bytes:
+        """Return what is to be sent back."""
+        return b"".join(self._protocol.data_to_send())
+
+    def _messages(self, events: list[Event]) -> Iterator[str | bytes]:
+        try:
+            for event in events:
+                assert isinstance(event, Frame)
+                whole = self._assemble(event)
+                if whole is None:
                     continue
-            elif event.opcode is Opcode.CONT:
-                self._fragments += event.data
-                if not event.fin:
-                    continue
-                whole, self._fragments = bytes(self._fragments), bytearray()
-            else:
-                continue  # Control frames: the protocol has made its reply already.
-            if not self._is_text:
-                messages.append(whole)
-                continue
-            try:
-                messages.append(whole.decode())
-            except UnicodeDecodeError:
-                self._protocol.fail(CloseCode.INVALID_TEXT, "a text message is not UTF-8")
-                break
-        return messages, b"".join(self._protocol.data_to_send())
+                if self._is_compressed:
+                    whole = inflate(whole, most=self._max_message_bytes)
+                yield whole.decode() if self._is_text else bytes(whole)
+        except PayloadTooBig as error:
+            self._protocol.fail(CloseCode.MESSAGE_TOO_BIG, str(error))
+        except ProtocolError as error:
+            self._protocol.fail(CloseCode.PROTOCOL_ERROR, str(error))
+        except UnicodeDecodeError:
+            self._protocol.fail(CloseCode.INVALID_TEXT, "a text message is not UTF-8")
+
+    def _assemble(self, frame: Frame) -> bytes | bytearray | None:
+        """Return the message that this frame makes whole. Raises PayloadTooBig."""
+        data = frame.data
+        if frame.opcode in (Opcode.TEXT, Opcode.BINARY):
+            self._is_text = frame.opcode is Opcode.TEXT
+            self._is_compressed = isinstance(frame, CompressedFrame)
+        elif frame.opcode is not Opcode.CONT:
+            return None  # A control frame: the protocol has made its reply already.
+        if len(self._fragments) + len(data) > self._max_message_bytes:
+            raise PayloadTooBig(None, self._max_message_bytes)
+        if frame.fin and not self._fragments:
+            return bytes(data)
+        self._fragments += data
+        if not frame.fin:
+            return None
+        whole, self._fragments = self._fragments, bytearray()
+        return whole
 
 
 _log = logging.getLogger("triocast.websocket")
