@@ -7,82 +7,39 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-import attrs
-
+from benchmarks.arguments import NO_COMPILER, add_load_options, load_note, load_of, numbers
+from benchmarks.cases import charts_of, limits_of, tables_of
 from benchmarks.compiling import compile_program, find_compiler
-from benchmarks.figures import figures_of, problems_of
-from benchmarks.loading import Load, LoadFailed, run_load
-from benchmarks.machine import Neighbours, describe_machine
-from benchmarks.probing import LEAST_DATA_BYTES, Frame, ProbeFailed, probe
-from benchmarks.report import Case, render
+from benchmarks.probing import probe
+from benchmarks.results import Result
 from benchmarks.servers import (
+    SPARE_DESCRIPTORS,
     Paths,
     Running,
     ServerFailed,
-    raise_descriptor_limit,
+    need_descriptors,
     serve_command,
     serve_loop,
     serve_triocast,
 )
+from benchmarks.turns import Contestant, Turns
 
-SPARE_DESCRIPTORS = 500
-MOST_DATA_BYTES = 8000
-TRANSPORTS = ("sse", "websocket")
-PHASES = ("single", "burst", "open")
+ABOUT = "one event to many clients, next to a C loop that only calls write()"
+LOOP = "C loop"
 
 Start = Callable[[], contextlib.AbstractContextManager[Running]]
 
 
-def _list(text: str) -> list[str]:
-    return [part for part in text.split(",") if part]
-
-
-def _choices(known: tuple[str, ...]) -> Callable[[str], list[str]]:
-    def parse(text: str) -> list[str]:
-        parts = _list(text)
-        if not parts or not set(parts) <= set(known):
-            raise argparse.ArgumentTypeError(f"give some of {','.join(known)}")
-        return parts
-
-    return parse
-
-
-def _numbers(text: str) -> list[int]:
-    numbers = [int(part) for part in _list(text)]
-    if not numbers or min(numbers) < 1:
-        raise argparse.ArgumentTypeError("give whole numbers above 0, such as 100,1000")
-    return numbers
-
-
-def _data_bytes(text: str) -> int:
-    if not LEAST_DATA_BYTES <= int(text) <= MOST_DATA_BYTES:
-        raise argparse.ArgumentTypeError(f"from {LEAST_DATA_BYTES} to {MOST_DATA_BYTES}")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks fan_out", description=__doc__)
-    add = parser.add_argument
-    add("--clients", type=_numbers, default=[100, 1000, 5000], help="[100,1000,5000]")
-    add("--transports", type=_choices(TRANSPORTS), default=list(TRANSPORTS), help="[both]")
-    add("--phases", type=_choices(PHASES), default=list(PHASES), help="[single,burst,open]")
-    add("--runs", type=int, default=3, help="measurements of each kind [3]")
-    add("--seconds", type=float, default=3.0, help="length of a phase [3]")
-    add("--events", type=int, help="most events of a phase [no limit]")
-    add("--data-bytes", type=_data_bytes, default=128, help="size of an event's data [128]")
-    add("--publishers", type=int, default=16, help="POST connections in bursts [16]")
-    add("--in-flight", type=int, default=64, help="events not yet everywhere in bursts [64]")
-    add("--open-rate", type=int, default=20, help="events per second by the clock [20]")
-    add("--stall-ms", type=int, default=10_000, help="patience for a missing event [10000]")
-    add("--json", type=Path, metavar="FILE", help="write everything that was measured")
-    add("--python-client", action="store_true", help="do without the C compiler, and the C loop")
+    parser.add_argument(
+        "--clients", type=numbers, default=[100, 1000, 5000], help="[100,1000,5000]"
+    )
+    add_load_options(parser)
     server = parser.add_argument_group("another server than `triocast serve`")
     add = server.add_argument
     add("--url", metavar="http://127.0.0.1:PORT", help="one that runs already")
@@ -109,111 +66,56 @@ def _starter(options: argparse.Namespace) -> Start:
     return lambda: serve_triocast(most)
 
 
-@attrs.frozen
-class FanOut:
-    """The measurements of one run of the benchmark, and what they found."""
-
-    options: argparse.Namespace
-    start: Start
-    paths: Paths
-    load_program: Path | None
-    loop_program: Path | None
-    raw: list[dict[str, Any]] = attrs.field(factory=list)
-    problems: list[str] = attrs.field(factory=list)
-
-    def find_frame(self, transport: str) -> Frame:
-        with self.start() as server:
-            return probe(
-                (server.host, server.port),
-                transport,
-                self.paths.stream(transport),
-                self.paths.publish,
-                self.options.header,
-                self.options.data_bytes,
-            )
-
-    def measure(self, who: str, load: Load, start: Start, run: int) -> dict[str, float]:
-        with start() as server:
-            neighbours = Neighbours(server.pid)
-            report = run_load(load, server, self.paths)
-            others = neighbours.cores()
-        where = f"{who}, {load.clients} {load.transport}, run {run + 1}"
-        found = problems_of(report)
-        self.problems.extend(f"{where}: {problem}" for problem in found)
-        figures = {**figures_of(report), "others.cores": others}
-        self.raw.append({"server": who, "run": run, "report": report, "figures": figures})
-        rate = figures.get("single.deliveries_per_second")
-        said = "" if rate is None else f"{rate:,.0f} single deliveries/s"
-        print(f"{where}: {'; '.join(found) or said or 'done'}", file=sys.stderr, flush=True)
-        return figures
-
-    def measure_case(self, name: str, clients: int, transport: str) -> Case:
-        options = self.options
-        case = Case(clients, transport)
-        frame = self.find_frame(transport)
-        load = Load(
-            program=self.load_program,
-            clients=clients,
-            transport=transport,
-            phases=options.phases,
-            seconds=options.seconds,
-            events=options.events,
-            data_bytes=options.data_bytes,
-            publishers=options.publishers,
-            in_flight=options.in_flight,
-            open_rate=options.open_rate,
-            stall_ms=options.stall_ms,
-            headers=options.header,
+def loop_next_to(
+    subject: Contestant,
+    program: Path,
+    transport: str,
+    data_bytes: int,
+    headers: list[str] | None = None,
+) -> Contestant:
+    """Return the C loop that sends what `subject` does on a transport. Raises ProbeFailed."""
+    paths = subject.paths
+    with subject.start() as server:
+        frame = probe(
+            (server.host, server.port),
+            transport,
+            paths.stream(transport),
+            paths.publish,
+            headers or [],
+            data_bytes,
         )
-        for run in range(options.runs):
-            case.runs.append(self.measure(name, load, self.start, run))
-            if (loop := self.loop_program) is not None:
-                peer = self.measure("C loop", load, lambda: serve_loop(loop, frame), run)
-                case.peers.append(peer)
-        return case
+    return Contestant(LOOP, lambda: serve_loop(program, frame), paths)
 
 
-def _notes(options: argparse.Namespace, compiled: bool) -> list[str]:
-    notes = [
-        f"{options.runs} runs of {options.seconds:g} s per phase, medians (least-most); "
-        f"events of {options.data_bytes} bytes of data; bursts by {options.publishers} publishers, "
-        f"{options.in_flight} events in flight; {options.open_rate} events/s by the clock",
-    ]
-    if not compiled:
-        notes.append(
-            "**measured with the load client in Python, which is itself the limit, and without the "
-            "C loop**: install a C compiler (apt-get install gcc libc6-dev) for real numbers"
-        )
-    return notes
-
-
-def main(arguments: list[str]) -> int:
+def measure(arguments: list[str]) -> Result:
     options = _parser().parse_args(arguments)
-    wanted = max(options.clients) + SPARE_DESCRIPTORS
-    if raise_descriptor_limit(wanted) < wanted:
-        print(f"{wanted} open files are needed: raise `ulimit -n`", file=sys.stderr)
-        return 2
+    need_descriptors(max(options.clients) + SPARE_DESCRIPTORS)
     compiler = None if options.python_client else find_compiler()
     load_program = compile_program("load", compiler) if compiler else None
     loop_program = compile_program("baseline", compiler) if compiler else None
-    machine = describe_machine()
     name = options.name or ("server" if options.url or options.command else "Triocast")
+    paths = Paths(options.sse_path, options.websocket_path, options.publish_path)
+    subject = Contestant(name, _starter(options), paths)
+    turns = Turns()
     cases = []
-    try:
-        paths = Paths(options.sse_path, options.websocket_path, options.publish_path)
-        run = FanOut(options, _starter(options), paths, load_program, loop_program)
-        for clients in options.clients:
-            cases += [run.measure_case(name, clients, each) for each in options.transports]
-    except (ServerFailed, ProbeFailed, LoadFailed) as error:
-        print(error, file=sys.stderr)
-        return 2
-    notes = _notes(options, compiler is not None)
-    print(render(machine, notes, name, cases))
-    if options.json:
-        settings = {key: str(value) for key, value in vars(options).items()}
-        whole = {"machine": machine, "notes": notes, "settings": settings}
-        whole |= {"problems": run.problems, "measurements": run.raw}
-        options.json.write_text(json.dumps(whole, indent=1) + "\n")
-    if run.problems:
-        print("\n### Not valid\n", *(f"- {problem}" for problem in run.problems), sep="\n")
-    return 1 if run.problems else 0
+    for clients in options.clients:
+        for transport in options.transports:
+            contestants = [subject]
+            if loop_program is not None:
+                loop = loop_next_to(
+                    subject, loop_program, transport, options.data_bytes, options.header
+                )
+                contestants.append(loop)
+            load = load_of(
+                options, load_program, clients, transport, options.phases, options.header
+            )
+            cases.append(turns.take(contestants, load, options.runs))
+    return Result(
+        title="Fan-out",
+        tables=[*tables_of(cases, name, [LOOP]), limits_of(cases)],
+        charts=charts_of("fan-out", cases),
+        notes=[load_note(options), *([] if compiler else [NO_COMPILER])],
+        problems=turns.problems,
+        missing=[] if compiler else ["a C compiler, so the C load client and the C loop"],
+        raw=turns.raw,
+    )

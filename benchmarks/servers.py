@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import resource
 import shlex
 import socket
@@ -11,12 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
 from benchmarks.probing import Frame
+
+SPARE_DESCRIPTORS = 500
+"""What a server has open besides its stream clients: publishers, files, connections that end."""
 
 START_SECONDS = 20.0
 STOP_SECONDS = 15.0
@@ -28,14 +32,32 @@ class ServerFailed(Exception):
 
 @attrs.frozen
 class Paths:
-    """Where a server takes stream clients and publications."""
+    """Where and how a server takes stream clients and publications."""
 
     sse: str = "/realtime/events"
     websocket: str = "/realtime/ws"
     publish: str = "/realtime/broadcast"
+    body: str = '{"type":"bench","data":{data}}'
+    """What is posted; the event's data goes in the place of ``{data}``."""
+    content_type: str = "application/json"
+    """A form gets the data percent-encoded."""
+    publish_headers: Sequence[str] = ()
+    """Lines for POSTs only, such as a token."""
+    sse_ready: str = ""
+    """What an SSE stream must bring before its client counts as open; empty: the head is enough."""
+    websocket_ready: str = ""
+    """The same of a WebSocket."""
+    websocket_messages: Sequence[str] = ()
+    """Texts that a WebSocket client sends after the upgrade."""
 
     def stream(self, transport: str) -> str:
         return self.websocket if transport == "websocket" else self.sse
+
+    def ready(self, transport: str) -> str:
+        return self.websocket_ready if transport == "websocket" else self.sse_ready
+
+    def messages(self, transport: str) -> Sequence[str]:
+        return self.websocket_messages if transport == "websocket" else ()
 
 
 @attrs.frozen
@@ -59,14 +81,26 @@ def raise_descriptor_limit(wanted: int) -> int:
     return most
 
 
+def need_descriptors(wanted: int) -> None:
+    """Let this process and its children open ``wanted`` files. Raises ServerFailed."""
+    if raise_descriptor_limit(wanted) < wanted:
+        raise ServerFailed(f"{wanted} open files are needed: raise `ulimit -n`")
+
+
 @contextlib.contextmanager
-def _child(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def _child(
+    command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """Run a command; it is ended, by its pid, whatever happens."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "output"
         with output.open("wb") as file:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=None if environment is None else {**os.environ, **environment},
             )
         try:
             yield process, output
@@ -79,7 +113,7 @@ def _child(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], Pa
                 process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -99,9 +133,17 @@ def _is_ready(port: int, path: str | None) -> bool:
 
 
 @contextlib.contextmanager
-def serve(command: Sequence[str], port: int, ready_path: str | None) -> Iterator[Running]:
-    """Run a server until the block ends. Raises ServerFailed with what it wrote."""
-    with _child(command) as (process, output):
+def serve(
+    command: Sequence[str],
+    port: int,
+    ready_path: str | None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Running]:
+    """Run a server until the block ends. Raises ServerFailed with what it wrote.
+
+    ``environment`` is added to that of this process.
+    """
+    with _child(command, environment) as (process, output):
         deadline = time.monotonic() + START_SECONDS
         while not _is_ready(port, ready_path):
             if process.poll() is not None or time.monotonic() > deadline:
@@ -111,16 +153,18 @@ def serve(command: Sequence[str], port: int, ready_path: str | None) -> Iterator
         yield Running("127.0.0.1", port, process.pid)
 
 
-def serve_triocast(max_connections: int) -> contextlib.AbstractContextManager[Running]:
-    port = _free_port()
+def serve_triocast(
+    max_connections: int, *more_options: str
+) -> contextlib.AbstractContextManager[Running]:
+    port = free_port()
     command = [sys.executable, "-m", "triocast", "serve", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--max-connections", str(max_connections)]
-    return serve([*command, "--log-level", "error"], port, "/readyz")
+    return serve([*command, "--log-level", "error", *more_options], port, "/readyz")
 
 
 def serve_command(template: str) -> contextlib.AbstractContextManager[Running]:
     """Run any other server; ``{port}`` in the command stands for its port."""
-    port = _free_port()
+    port = free_port()
     return serve([part.replace("{port}", str(port)) for part in shlex.split(template)], port, None)
 
 

@@ -20,10 +20,19 @@ from pathlib import Path
 from typing import Any
 
 DIGITS = 10
+RECORD_MARK = b"{record}"
 READ_BYTES = 65536
+STALLED_BUFFER = 4096
 
 DATA_SEGMENTS_IN = slice(152, 156)
 """Where ``tcpi_data_segs_in`` stands in ``struct tcp_info`` (linux/tcp.h)."""
+
+
+def _text_frame(text: bytes) -> bytes:
+    """Return a masked WebSocket text frame, of less than 64 kB."""
+    size = bytes([0x80 | len(text)]) if len(text) < 126 else b"\xfe" + len(text).to_bytes(2, "big")
+    mask = bytes([1, 2, 3, 4])
+    return b"\x81" + size + mask + bytes(byte ^ mask[i % 4] for i, byte in enumerate(text))
 
 
 class Ledger:
@@ -72,9 +81,12 @@ class Ledger:
 
 
 class Connection:
-    def __init__(self, run: Run, request: bytes = b"") -> None:
+    def __init__(self, run: Run, request: bytes = b"", buffer: int | None = None) -> None:
         self.run = run
-        self.socket = socket.create_connection((run.options.host, run.options.port))
+        self.socket = socket.socket()
+        if buffer is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        self.socket.connect((run.options.host, run.options.port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.sendall(request)
         self.socket.setblocking(False)
@@ -99,7 +111,34 @@ class Connection:
 
 class Client(Connection):
     position = 0
-    is_open = False
+    has_head = is_open = False
+
+    def __init__(self, run: Run, request: bytes, stalls: bool) -> None:
+        self.stalls = stalls
+        super().__init__(run, request, STALLED_BUFFER if stalls else None)
+
+    def take_head(self) -> None:
+        """Take what comes before events: the response's head, then the greeting to wait for."""
+        run = self.run
+        if not self.has_head:
+            head, end, rest = self.got.partition(b"\r\n\r\n")
+            if not end:
+                return
+            if head.split(b" ")[1] != (b"101" if run.websocket else b"200"):
+                sys.exit(f"a client was answered with {head[:200]!r}")
+            self.has_head, self.got = True, rest
+            for text in run.options.message:
+                self.socket.sendall(_text_frame(text.encode()))
+        found = self.got.find(run.ready)
+        if found < 0:
+            return
+        self.is_open, self.got = True, self.got[found + len(run.ready) :]
+        run.last_progress = time.monotonic()
+        if self.stalls:
+            run.selector.unregister(self.socket)
+            run.stalled.append(self)
+        else:
+            run.open_clients += 1
 
     def take(self, size: int) -> None:
         run = self.run
@@ -109,13 +148,9 @@ class Client(Connection):
             run.open_clients -= self.is_open
             return
         if not self.is_open:
-            head, end, rest = self.got.partition(b"\r\n\r\n")
-            if not end:
-                return
-            if head.split(b" ")[1] != (b"101" if run.websocket else b"200"):
-                sys.exit(f"a client was answered with {head[:200]!r}")
-            self.is_open, self.got = True, rest
-            run.open_clients += 1
+            self.take_head()
+        if not self.is_open or self.stalls:
+            return
         now, end_of_last, found = time.monotonic(), 0, 0
         for match in run.record.finditer(self.got):
             run.latencies.append(run.ledger.receive(self, int(match[1]), now))
@@ -149,7 +184,9 @@ class Publisher(Connection):
     def take(self, size: int) -> None:
         head, end, body = self.got.partition(b"\r\n\r\n")
         length = re.search(rb"(?i)\ncontent-length: *(\d+)", head)
-        if size and (not end or len(body) < (int(length[1]) if length else 0)):
+        chunked = not length and re.search(rb"(?i)\ntransfer-encoding: chunked", head)
+        missing = len(body) < (int(length[1]) if length else 0)
+        if size and (not end or missing or (chunked and not body.endswith(b"0\r\n\r\n"))):
             return
         self.run.ledger.faults["publish_errors"] += self.busy and head.split(b" ")[1:2] not in (
             [b"200"],
@@ -171,7 +208,11 @@ class Run:
         self.ledger = Ledger()
         self.tag = f"@{secrets.token_hex(3)}:".encode()
         self.record = re.compile(re.escape(self.tag) + rb"(\d{%d})" % DIGITS)
+        self.ready = options.ready.encode()
+        before, behind = options.body.encode().split(RECORD_MARK)
+        self.body = before.replace(b"%", b"%%") + b"%b%0*d" + behind.replace(b"%", b"%%")
         self.open_clients = 0
+        self.stalled: list[Client] = []
         self.publishers: list[Publisher] = []
         self.begin()
 
@@ -195,14 +236,18 @@ class Run:
         key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
         lines = (*upgrade, key) if self.websocket else ("Accept: text/event-stream",)
         request = self.head("GET", self.options.path, *lines)
-        for count in range(self.options.clients):
-            Client(self, request)
-            while count + 1 - self.open_clients >= self.options.handshakes and not self.given_up():
+        clients, stalled = self.options.clients, self.options.stalled
+        for i in range(clients):
+            Client(self, request, (i + 1) * stalled // clients > i * stalled // clients)
+            while i + 1 - self.entered() >= self.options.handshakes and not self.given_up():
                 self.turn()
-        while self.open_clients < self.options.clients:
+        while self.entered() < clients:
             self.turn()
             if self.given_up():
-                sys.exit(f"only {self.open_clients} of {self.options.clients} clients got in")
+                sys.exit(f"only {self.entered()} of {clients} clients got in")
+
+    def entered(self) -> int:
+        return self.open_clients + len(self.stalled)
 
     def segments(self) -> int:
         """Return how many segments with data the clients' kernels have received."""
@@ -220,10 +265,9 @@ class Run:
         if idle is None:
             return False
         number = self.ledger.publish(idle, self.open_clients, time.monotonic())
-        data = b'{"n":"%b%0*d","pad":"' % (self.tag, DIGITS, number)
-        data += b"x" * (self.options.data_bytes - len(data) - 2) + b'"}'
-        body = b'{"type":"bench","data":%b}' % data
-        fields = ("Content-Type: application/json", f"Content-Length: {len(body)}")
+        body = self.body % (self.tag, DIGITS, number)
+        fields = f"Content-Type: {self.options.content_type}", f"Content-Length: {len(body)}"
+        fields += tuple(self.options.publish_header)
         head = self.head("POST", self.options.publish_path, *fields)
         self.publishers[idle].send(head + body)
         return True
@@ -308,15 +352,18 @@ def _server_rss(options: argparse.Namespace) -> int | None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    for name in ("host", "path", "publish-path", "transport", "phases"):
+    for name in ("host", "path", "publish-path", "transport", "phases", "body", "content-type"):
         parser.add_argument(f"--{name}", required=True)
-    numbers = "port clients handshakes publishers in-flight data-bytes settle-ms stall-ms open-rate"
+    numbers = "port clients handshakes publishers in-flight settle-ms stall-ms open-rate"
     for name in numbers.split():
         parser.add_argument(f"--{name}", required=True, type=int)
     parser.add_argument("--seconds", required=True, type=float)
     parser.add_argument("--events", type=int)
     parser.add_argument("--server-pid", type=int)
-    parser.add_argument("--header", action="append", default=[])
+    parser.add_argument("--stalled", type=int, default=0)
+    parser.add_argument("--ready", default="")
+    for name in ("header", "publish-header", "message"):
+        parser.add_argument(f"--{name}", action="append", default=[])
     return parser.parse_args()
 
 
@@ -342,8 +389,9 @@ def main() -> int:
         if name in options.phases.split(",") and not run.given_up():
             phases.append(run.phase(name))
     faults = {"lost": sum(run.ledger.missing), **run.ledger.faults}
-    report = {"client": "Python", "clients": options.clients, "transport": options.transport}
-    print(json.dumps({**report, "connect": connect, "phases": phases, "faults": faults}))
+    report = {"client": "Python", "clients": options.clients, "stalled": options.stalled}
+    report |= {"transport": options.transport, "connect": connect}
+    print(json.dumps({**report, "phases": phases, "faults": faults}))
     return 1 if any(faults.values()) else 0
 
 

@@ -1,8 +1,8 @@
 /* The load client: N stream clients and K publishers in one thread over one epoll.
  *
  * Every event carries one record, TAG plus ten digits, somewhere in its data. Clients do not parse
- * SSE or WebSocket: they look for records in the bytes that arrive, which costs the same for both
- * and leaves the CPU to the server under test.
+ * SSE, WebSocket or what lies above: they look for records in the bytes that arrive, which costs
+ * the same for all and leaves the CPU to the server under test.
  */
 #ifndef LOAD_H
 #define LOAD_H
@@ -16,16 +16,23 @@
 #define TAG_BYTES 8
 #define DIGITS 10
 #define RECORD_BYTES (TAG_BYTES + DIGITS)
+#define RECORD_MARK "{record}"   /* where the record goes in a body: the command line's word */
+#define MOST_MESSAGES 4
 #define HISTOGRAM_BUCKETS (64 * 64)
 
 struct options {
     const char *host, *path, *publish_path, *phases;
+    const char *body, *content_type;   /* of a POST; the body has one RECORD_MARK in it */
+    const char *ready;    /* what a stream must bring before it counts as open; NULL is nothing */
+    const char *messages[MOST_MESSAGES];   /* sent on a WebSocket after the upgrade */
+    int message_count;
     bool websocket;
-    int port, clients, handshakes, publishers, in_flight, data_bytes;
+    int port, clients, stalled, handshakes, publishers, in_flight;
     int settle_ms, stall_ms, server_pid;
     double seconds, open_rate;
     long events;          /* most events of a phase; 0 is no such limit */
-    char headers[4096];   /* further header lines, each ended by CRLF */
+    char headers[4096];   /* further lines of every request's head, each ended by CRLF */
+    char publish_headers[4096];   /* and those of POSTs only */
 };
 extern struct options options;
 
@@ -88,9 +95,10 @@ struct counters {
 };
 extern struct counters counters;
 extern struct histogram latencies;
-extern uint32_t open_clients;
+extern uint32_t open_clients;      /* those that read, so that get each event */
+extern uint32_t stalled_clients;   /* those that got in and never read again */
 
-void connect_clients(int count);
+void connect_clients(int count, int stalled_ones);
 void close_clients(void);
 void client_ready(struct source *source, uint32_t events);
 void send_pongs(void);
@@ -114,6 +122,7 @@ extern uint64_t last_progress_ns;
 void reactor_open(void);
 void reactor_add(struct source *source, uint32_t events);
 void reactor_modify(struct source *source, uint32_t events);
+void reactor_remove(struct source *source);
 void reactor_turn(int timeout_ms);
 void reactor_rest(int milliseconds);   /* handles what comes in the meantime */
 bool stalled(void);

@@ -13,9 +13,9 @@
 
 struct options options = {
     .host = "127.0.0.1", .path = "/realtime/events", .publish_path = "/realtime/broadcast",
-    .phases = "single,burst,open", .clients = 100, .handshakes = 100, .publishers = 16,
-    .in_flight = 64, .data_bytes = 128, .settle_ms = 500, .stall_ms = 10000, .seconds = 3,
-    .open_rate = 20,
+    .content_type = "application/json", .phases = "single,burst,open", .clients = 100,
+    .handshakes = 100, .publishers = 16, .in_flight = 64, .settle_ms = 500, .stall_ms = 10000,
+    .seconds = 3, .open_rate = 20,
 };
 const char *tag;
 
@@ -25,17 +25,25 @@ static const struct option known[] = {
     {"transport", required_argument, NULL, 't'},  {"header", required_argument, NULL, 'H'},
     {"clients", required_argument, NULL, 'c'},    {"handshakes", required_argument, NULL, 'a'},
     {"publishers", required_argument, NULL, 'k'}, {"in-flight", required_argument, NULL, 'f'},
-    {"data-bytes", required_argument, NULL, 'd'}, {"phases", required_argument, NULL, 'm'},
+    {"body", required_argument, NULL, 'b'},       {"phases", required_argument, NULL, 'm'},
     {"seconds", required_argument, NULL, 's'},    {"events", required_argument, NULL, 'e'},
     {"open-rate", required_argument, NULL, 'r'},  {"settle-ms", required_argument, NULL, 'S'},
     {"stall-ms", required_argument, NULL, 'l'},   {"server-pid", required_argument, NULL, 'i'},
+    {"stalled", required_argument, NULL, 'n'},    {"content-type", required_argument, NULL, 'T'},
+    {"ready", required_argument, NULL, 'R'},      {"message", required_argument, NULL, 'M'},
+    {"publish-header", required_argument, NULL, 'U'},
     {NULL, 0, NULL, 0},
 };
 
-static void add_header(const char *line) {
-    size_t used = strlen(options.headers);
+static void add_header(char headers[sizeof options.headers], const char *line) {
+    size_t used = strlen(headers);
     if (used + strlen(line) + 3 > sizeof options.headers) fail("too many headers");
-    sprintf(options.headers + used, "%s\r\n", line);
+    sprintf(headers + used, "%s\r\n", line);
+}
+
+static void add_message(const char *text) {
+    if (options.message_count == MOST_MESSAGES) fail("at most %d messages", MOST_MESSAGES);
+    options.messages[options.message_count++] = text;
 }
 
 static int positive(const char *text) {
@@ -55,12 +63,17 @@ static void parse(int count, char **arguments) {
             options.websocket = strcmp(optarg, "websocket") == 0;
             if (!options.websocket && strcmp(optarg, "sse") != 0) fail("sse or websocket");
             break;
-        case 'H': add_header(optarg); break;
+        case 'H': add_header(options.headers, optarg); break;
+        case 'U': add_header(options.publish_headers, optarg); break;
+        case 'M': add_message(optarg); break;
+        case 'R': options.ready = optarg; break;
+        case 'T': options.content_type = optarg; break;
+        case 'n': options.stalled = atoi(optarg); break;
         case 'c': options.clients = positive(optarg); break;
         case 'a': options.handshakes = positive(optarg); break;
         case 'k': options.publishers = positive(optarg); break;
         case 'f': options.in_flight = positive(optarg); break;
-        case 'd': options.data_bytes = positive(optarg); break;
+        case 'b': options.body = optarg; break;
         case 'm': options.phases = optarg; break;
         case 's': options.seconds = atof(optarg); break;
         case 'e': options.events = positive(optarg); break;
@@ -71,11 +84,14 @@ static void parse(int count, char **arguments) {
         default: exit(2);
     }
     if (options.port == 0) fail("--port is missing");
+    if (options.body == NULL) fail("--body is missing");
+    if (options.stalled < 0 || options.stalled >= options.clients)
+        fail("--stalled leaves no client that reads");
 }
 
 /* What a server loads or allocates once is not counted to its first connections. */
 static void warm_up(void) {
-    connect_clients(options.clients < WARM_UP_CLIENTS ? options.clients : WARM_UP_CLIENTS);
+    connect_clients(options.clients < WARM_UP_CLIENTS ? options.clients : WARM_UP_CLIENTS, 0);
     close_clients();
     reactor_rest(options.settle_ms / 2);
 }
@@ -84,7 +100,7 @@ static void measure_connections(void) {
     long rss = server_rss_kb();
     double cpu = server_cpu(), own = own_cpu();
     uint64_t start = now_ns();
-    connect_clients(options.clients);
+    connect_clients(options.clients, options.stalled);
     double seconds = (double)(now_ns() - start) / 1e9;
     double cpu_used = server_cpu() - cpu, own_used = own_cpu() - own;
     reactor_rest(options.settle_ms);
@@ -106,8 +122,8 @@ int main(int count, char **arguments) {
     tag = new_tag();
     reactor_open();
     warm_up();
-    printf("{\"client\": \"C\", \"clients\": %d, \"transport\": \"%s\",\n", options.clients,
-           options.websocket ? "websocket" : "sse");
+    printf("{\"client\": \"C\", \"clients\": %d, \"stalled\": %d, \"transport\": \"%s\",\n",
+           options.clients, options.stalled, options.websocket ? "websocket" : "sse");
     measure_connections();
     prepare_publishers();
     printf(" \"phases\": [");

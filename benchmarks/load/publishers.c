@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #define REPLY_BYTES 8192
-#define LEAST_DATA_BYTES 40
 
 struct publisher {
     struct source source;
@@ -46,25 +45,26 @@ static void reconnect(struct publisher *publisher) {
     open_connection(publisher);
 }
 
-/* The body is {"type":"bench","data":{"n":"<record>","pad":"xx…"}}, its data as long as asked. */
+/* All events are one request that differs in its record's digits only. */
 void prepare_publishers(void) {
-    int data = options.data_bytes < LEAST_DATA_BYTES ? LEAST_DATA_BYTES : options.data_bytes;
-    char *body = malloc((size_t)data + 64);
-    request = malloc((size_t)data + 8192);
+    const char *mark = strstr(options.body, RECORD_MARK);
+    if (mark == NULL) fail("--body has no " RECORD_MARK " in it");
+    int before = (int)(mark - options.body);
+    const char *behind = mark + strlen(RECORD_MARK);
+    size_t body_bytes = (size_t)before + RECORD_BYTES + strlen(behind);
+    size_t room = body_bytes + 2 * sizeof options.headers + 1024;
+    request = malloc(room);
     publishers = calloc((size_t)options.publishers, sizeof *publishers);
-    if (body == NULL || request == NULL || publishers == NULL) fail("out of memory");
-    int bytes = sprintf(body, "{\"type\":\"bench\",\"data\":{\"n\":\"%s%0*d\",\"pad\":\"",
-                        tag, DIGITS, 0);
-    int end = (int)strlen("{\"type\":\"bench\",\"data\":") + data - 2;
-    while (bytes < end) body[bytes++] = 'x';
-    strcpy(body + bytes, "\"}}");
-    request_bytes = (size_t)snprintf(
-        request, (size_t)data + 8192,
-        "POST %s HTTP/1.1\r\nHost: %s:%d\r\nContent-Type: application/json\r\n"
-        "Content-Length: %zu\r\n%s\r\n%s",
-        options.publish_path, options.host, options.port, strlen(body), options.headers, body);
-    digits = strstr(request, tag) + TAG_BYTES;
-    free(body);
+    if (request == NULL || publishers == NULL) fail("out of memory");
+    int head_bytes = snprintf(
+        request, room,
+        "POST %s HTTP/1.1\r\nHost: %s:%d\r\nContent-Type: %s\r\nContent-Length: %zu\r\n%s%s\r\n",
+        options.publish_path, options.host, options.port, options.content_type, body_bytes,
+        options.headers, options.publish_headers);
+    request_bytes = (size_t)head_bytes + body_bytes;
+    if (request_bytes >= room) fail("the publish request is too long");
+    sprintf(request + head_bytes, "%.*s%s%0*d%s", before, options.body, tag, DIGITS, 0, behind);
+    digits = request + head_bytes + before + TAG_BYTES;
     for (int i = 0; i < options.publishers; i++) open_connection(&publishers[i]);
 }
 
@@ -101,26 +101,33 @@ static void publish_error(const char *what) {
     note_fault("a publish was not accepted: %.200s", what);
 }
 
-static void take_reply(struct publisher *publisher) {
-    publisher->reply[publisher->have] = 0;
-    char *end = strstr(publisher->reply, "\r\n\r\n");
-    if (end == NULL) return;
-    *end = 0; /* keeps the searches below inside the head */
-    char *length = strcasestr(publisher->reply, "\ncontent-length:");
-    size_t whole = (size_t)(end + 4 - publisher->reply);
-    if (length != NULL) whole += (size_t)atol(length + strlen("\ncontent-length:"));
-    bool last = strcasestr(publisher->reply, "\nconnection: close") != NULL;
-    if (publisher->have < whole) {
-        *end = '\r';
-        return;
+/* Where the reply ends that begins with `head`, which is ended by `body`; NULL: not there yet. */
+static const char *end_of_reply(const char *head, const char *body) {
+    static const char last_chunk[] = "\r\n0\r\n\r\n";
+    const char *length = strcasestr(head, "\ncontent-length:");
+    if (length != NULL && length < body) {
+        size_t bytes = (size_t)atol(length + strlen("\ncontent-length:"));
+        return strlen(body) < bytes ? NULL : body + bytes;
     }
+    const char *chunked = strcasestr(head, "\ntransfer-encoding: chunked");
+    if (chunked == NULL || chunked > body) return body;
+    const char *last = strstr(body - 2, last_chunk); /* an empty body is the last chunk alone */
+    return last ? last + strlen(last_chunk) : NULL;
+}
+
+static void take_reply(struct publisher *publisher) {
+    char *head = publisher->reply;
+    head[publisher->have] = 0;
+    char *end = strstr(head, "\r\n\r\n");
+    if (end == NULL || end_of_reply(head, end + 4) == NULL) return;
     int status = 0;
-    if (sscanf(publisher->reply, "HTTP/1.%*d %d", &status) != 1 || status < 200 || status > 299)
-        publish_error(publisher->reply);
+    char *close = strcasestr(head, "\nconnection: close");
+    if (sscanf(head, "HTTP/1.%*d %d", &status) != 1 || status < 200 || status > 299)
+        publish_error(head);
     publisher->busy = false;
     publisher->have = 0;
     last_progress_ns = now_ns();
-    if (last) reconnect(publisher);
+    if (close != NULL && close < end) reconnect(publisher);
 }
 
 void publisher_ready(struct source *source, uint32_t events) {

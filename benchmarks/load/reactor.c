@@ -30,6 +30,10 @@ void reactor_modify(struct source *source, uint32_t events) {
     control(EPOLL_CTL_MOD, source, events);
 }
 
+void reactor_remove(struct source *source) {
+    control(EPOLL_CTL_DEL, source, 0);
+}
+
 /* Handles what is ready; a source that a handler closes is not looked at again, because each
  * appears once per turn and closing takes it out of the epoll. */
 void reactor_turn(int timeout_ms) {

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 
 import pytest
 from benchmarks import fan_out
-from benchmarks.compiling import compile_program, find_compiler
 from benchmarks.figures import problems_of
 from benchmarks.loading import Load, run_load
 from benchmarks.servers import Paths, Running
 
 from .faulty_server import faulty_server
-
-
-def _need_compiler() -> str:
-    compiler = find_compiler()
-    if compiler is None:
-        why = "no C compiler: install one (apt-get install gcc libc6-dev) or name it in CC"
-        if os.environ.get("CI") == "true":
-            pytest.fail(why)
-        pytest.skip(why)
-    return compiler
-
-
-@pytest.fixture(params=["C", "Python"])
-def load_program(request: pytest.FixtureRequest) -> Path | None:
-    return compile_program("load", _need_compiler()) if request.param == "C" else None
 
 
 def _measure(program: Path | None, fault: str, phase: str) -> dict:
@@ -49,23 +31,21 @@ def _measure(program: Path | None, fault: str, phase: str) -> dict:
 
 @pytest.mark.parametrize("python_client", [False, True], ids=["C", "Python"])
 def test_triocast_delivers_everything_and_single_events_alone(
-    python_client: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    python_client: bool, request: pytest.FixtureRequest
 ) -> None:
-    if not python_client:
-        _need_compiler()
-    results = tmp_path / "results.json"
     arguments = ["--clients", "20", "--runs", "1", "--events", "30", "--open-rate", "100"]
-    arguments += ["--json", str(results)]
-    code = fan_out.main([*arguments, *(["--python-client"] if python_client else [])])
-    shown = capsys.readouterr()
+    arguments += ["--settle-ms", "50"]
+    if python_client:
+        arguments += ["--python-client"]
+    else:
+        request.getfixturevalue("compiler")
+    result = fan_out.measure(arguments)
 
-    assert code == 0, shown
-    found = json.loads(results.read_text())
-    assert found["problems"] == []
+    assert result.problems == []
     servers = {"Triocast"} if python_client else {"Triocast", "C loop"}
-    measured = {(each["server"], each["report"]["transport"]) for each in found["measurements"]}
+    measured = {(each["server"], each["report"]["transport"]) for each in result.raw}
     assert measured == {(who, how) for who in servers for how in ("sse", "websocket")}
-    for measurement in found["measurements"]:
+    for measurement in result.raw:
         report, figures = measurement["report"], measurement["figures"]
         assert not any(report["faults"].values())
         assert [phase["name"] for phase in report["phases"]] == ["single", "burst", "open"]
@@ -74,17 +54,20 @@ def test_triocast_delivers_everything_and_single_events_alone(
         assert report["phases"][0]["most_events_in_a_read"] == 1
         # One more or less: a publisher's reply, or a wake-up, may be written in between.
         assert figures["single.events_per_write"] == pytest.approx(1, rel=0.1)
-    assert "Triocast ÷ C loop" in shown.out or python_client
+    shown = {cell for table in result.tables for row in table.rows for cell in row}
+    assert ("**Triocast ÷ C loop**" in shown) is not python_client
+    assert bool(result.missing) is python_client
 
 
-def test_the_c_loop_gets_frames_of_the_servers_size(tmp_path: Path) -> None:
-    _need_compiler()
-    results = tmp_path / "results.json"
+@pytest.mark.usefixtures("compiler")
+def test_the_c_loop_gets_frames_of_the_servers_size() -> None:
     arguments = ["--clients", "20", "--runs", "1", "--events", "30", "--phases", "single"]
-    assert fan_out.main([*arguments, "--json", str(results)]) == 0
+    arguments += ["--settle-ms", "50"]
+    result = fan_out.measure(arguments)
+    assert result.problems == []
 
     sizes: dict[str, dict[str, float]] = {}
-    for each in json.loads(results.read_text())["measurements"]:
+    for each in result.raw:
         size = each["figures"]["single.bytes_per_delivery"]
         sizes.setdefault(each["report"]["transport"], {})[each["server"]] = size
     for size in sizes.values():
@@ -128,14 +111,13 @@ def test_a_fault_of_one_client_is_told(
     assert problems_of(report)
 
 
-def test_a_fault_makes_the_run_fail(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_is_a_problem_of_the_result() -> None:
     with faulty_server("drop") as server:
         arguments = ["--url", f"http://127.0.0.1:{server.port}", "--python-client"]
         arguments += ["--transports", "sse", "--clients", "3", "--runs", "1"]
         arguments += ["--phases", "single", "--events", "10"]
-        code = fan_out.main([*arguments, "--stall-ms", "300"])
-    assert code == 1
-    assert "1 lost" in capsys.readouterr().out
+        result = fan_out.measure([*arguments, "--stall-ms", "300"])
+    assert "server, 3 sse, run 1: 1 lost" in result.problems
 
 
 def test_joined_single_events_are_a_problem() -> None:
