@@ -77,7 +77,7 @@ class Client:
         patience = min(config.keep_alive_timeout, config.ssl_handshake_timeout)
         http = self._http = HTTP(self._service, self._stream, trio.current_time() + patience)
         if isinstance(self._stream, trio.SSLStream):
-            await self._service.turnstile.wait_for_turn()
+            await self._service.arrivals.wait_for_turn()
             with trio.move_on_after(config.ssl_handshake_timeout) as handshaking:
                 await self._stream.do_handshake()
             if handshaking.cancelled_caught:

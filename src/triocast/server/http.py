@@ -40,7 +40,11 @@ _LOST_SECONDS: Final = 1.0
 
 @attrs.frozen(kw_only=True)
 class Service:
-    """What all clients of a server share. Without ``shortcuts`` no stream is taken over."""
+    """What all clients of a server share. Without ``shortcuts`` no stream is taken over.
+
+    ``arrivals`` is the turnstile for the first requests of connections, ``requests`` that for
+    later ones.
+    """
 
     app: Any
     config: Config
@@ -48,7 +52,8 @@ class Service:
     state: dict[str, Any]
     ssl_context: ssl.SSLContext | None
     shortcuts: Shortcuts | None
-    turnstile: Turnstile
+    arrivals: Turnstile
+    requests: Turnstile
     send_seconds: float
 
 
@@ -66,6 +71,7 @@ class HTTP:
         self._service = service
         self._stream = stream
         self._shortcuts = service.shortcuts
+        self._turnstile = service.arrivals
         self._ended = False
         self._idle = True
         self._draining = False
@@ -138,7 +144,7 @@ class HTTP:
         shortcuts = self._shortcuts
         if shortcuts is None or not shortcuts.is_candidate(data):
             return None
-        await self._service.turnstile.wait_for_turn()
+        await self._turnstile.wait_for_turn()
         request = shortcuts.read(
             data,
             address=self._peer[0] if self._peer else None,
@@ -149,6 +155,8 @@ class HTTP:
         if request.call.method == "GET":
             self._taken = shortcuts.open(request)
             return None
+        # Who is here already does not stand in line with those who come.
+        self._turnstile = self._service.requests
         self._note_idle(False)
         await self._send_data(await shortcuts.reply(request))
         self._note_idle(True)

@@ -54,7 +54,6 @@ class Server:
         self._app = create_app(settings, own_server=True)
         self._node = node_of(self._app)
         self._config: Config = hypercorn_config(settings)
-        self._turnstile = Turnstile()
         self._service = Service(
             app=self._app,
             config=self._config,
@@ -68,7 +67,8 @@ class Server:
             )
             if settings.takeover
             else None,
-            turnstile=self._turnstile,
+            arrivals=Turnstile(),
+            requests=Turnstile(),
             send_seconds=settings.heartbeat_seconds,
         )
         self._clients: set[Client] = set()
@@ -91,7 +91,8 @@ class Server:
             await lifespan_nursery.start(lifespan.handle_lifespan)
             await lifespan.wait_for_startup()
             async with trio.open_nursery() as client_nursery:
-                client_nursery.start_soon(self._turnstile.run)
+                client_nursery.start_soon(self._service.arrivals.run)
+                client_nursery.start_soon(self._service.requests.run)
                 async with trio.open_nursery() as accept_nursery:
                     for listener in listeners:
                         accept_nursery.start_soon(self._accept, listener, client_nursery)

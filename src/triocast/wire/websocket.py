@@ -13,7 +13,7 @@ from typing import Final
 
 from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import Frame, Opcode
-from websockets.protocol import OPEN, Event, Protocol, Side
+from websockets.protocol import OPEN, Protocol, Side
 
 from triocast.errors import CloseCode
 from triocast.wire.deflate import CompressedFrame, Marking, inflate
@@ -66,16 +66,20 @@ class FrameReader:
     send compressed ones, also inflated.
     """
 
-    __slots__ = ("_fragments", "_is_compressed", "_is_text", "_max_message_bytes", "_protocol")
+    __slots__ = (
+        "_deflate",
+        "_fragments",
+        "_is_compressed",
+        "_is_text",
+        "_max_message_bytes",
+        "_protocol",
+    )
 
     def __init__(self, *, max_message_bytes: int, deflate: bool = False) -> None:
         self._max_message_bytes = max_message_bytes
-        # In the middle of a message the core applies what is left of its bound to control frames,
-        # so it gets that much more, and messages are measured here.
-        bound = max_message_bytes + _MOST_CONTROL_BYTES
-        self._protocol = Protocol(Side.SERVER, max_size=bound, logger=_log)
-        if deflate:
-            self._protocol.extensions = [Marking()]
+        self._deflate = deflate
+        # Made for the first bytes: of clients that only listen, the first pong.
+        self._protocol: Protocol | None = None
         self._fragments = bytearray()
         self._is_text = False
         self._is_compressed = False
@@ -83,7 +87,7 @@ class FrameReader:
     @property
     def close_code(self) -> int | None:
         """The code we closed with, or None while the connection is open."""
-        if self._protocol.state is OPEN:
+        if self._protocol is None or self._protocol.state is OPEN:
             return None
         sent = self._protocol.close_sent
         return CloseCode.NORMAL if sent is None else sent.code
@@ -91,7 +95,7 @@ class FrameReader:
     @property
     def closed_by_peer(self) -> bool:
         """Whether the peer's close frame came before ours."""
-        return bool(self._protocol.close_rcvd_then_sent)
+        return self._protocol is not None and bool(self._protocol.close_rcvd_then_sent)
 
     def receive(self, data: bytes) -> Iterator[str | bytes]:
         """Take bytes; return the messages that are whole now.
@@ -99,16 +103,27 @@ class FrameReader:
         Each is inflated when it is taken, so that no more than one is in memory. Take all of
         them, then `take_replies`, before the next bytes.
         """
+        if self._protocol is None:
+            self._protocol = self._make_protocol()
         self._protocol.receive_data(data)
-        return self._messages(self._protocol.events_received())
+        return self._messages(self._protocol)
 
     def take_replies(self) -> bytes:
         """Return what is to be sent back."""
-        return b"".join(self._protocol.data_to_send())
+        return b"" if self._protocol is None else b"".join(self._protocol.data_to_send())
 
-    def _messages(self, events: list[Event]) -> Iterator[str | bytes]:
+    def _make_protocol(self) -> Protocol:
+        # In the middle of a message the core applies what is left of its bound to control frames,
+        # so it gets that much more, and messages are measured here.
+        bound = self._max_message_bytes + _MOST_CONTROL_BYTES
+        protocol = Protocol(Side.SERVER, max_size=bound, logger=_log)
+        if self._deflate:
+            protocol.extensions = [Marking()]
+        return protocol
+
+    def _messages(self, protocol: Protocol) -> Iterator[str | bytes]:
         try:
-            for event in events:
+            for event in protocol.events_received():
                 assert isinstance(event, Frame)
                 whole = self._assemble(event)
                 if whole is None:
@@ -117,11 +132,11 @@ class FrameReader:
                     whole = inflate(whole, most=self._max_message_bytes)
                 yield whole.decode() if self._is_text else bytes(whole)
         except PayloadTooBig as error:
-            self._protocol.fail(CloseCode.MESSAGE_TOO_BIG, str(error))
+            protocol.fail(CloseCode.MESSAGE_TOO_BIG, str(error))
         except ProtocolError as error:
-            self._protocol.fail(CloseCode.PROTOCOL_ERROR, str(error))
+            protocol.fail(CloseCode.PROTOCOL_ERROR, str(error))
         except UnicodeDecodeError:
-            self._protocol.fail(CloseCode.INVALID_TEXT, "a text message is not UTF-8")
+            protocol.fail(CloseCode.INVALID_TEXT, "a text message is not UTF-8")
 
     def _assemble(self, frame: Frame) -> bytes | bytearray | None:
         """Return the message that this frame makes whole. Raises PayloadTooBig."""
