@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 import attrs
@@ -36,6 +37,9 @@ LONGEST_USER: Final = 200
 
 _USER_PREFIX: Final = "$user:"
 _CONNECTION_PREFIX: Final = "$conn:"
+_REMEMBERED: Final = 1_024
+"""Names of channels and types that need not be checked again: the same ones come all the time."""
+
 _NAMESPACE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NAME = re.compile(r"[A-Za-z0-9_./@#=+~%-]+")
 _NAME_IN_NAMESPACE = re.compile(r"[A-Za-z0-9_.:/@#=+~%-]+")
@@ -110,6 +114,7 @@ class Publication:
         return self.position.seq
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def parse_channel(name: str) -> str:
     """Return the canonical form of a client's channel name.
 
@@ -221,6 +226,7 @@ def is_connection_channel(channel: str) -> bool:
     return channel.startswith(_CONNECTION_PREFIX)
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def parse_type(value: str) -> str:
     """Return an event type that can stand in an SSE ``event:`` line.
 

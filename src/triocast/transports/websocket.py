@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import attrs
 import msgspec
@@ -65,14 +65,13 @@ TEXT_FRAMES: Final = TextFrameEncoder()
 TEXT_MESSAGES: Final = TextMessageEncoder()
 
 
-@attrs.frozen
-class _Outcome:
+class _Outcome(NamedTuple):
     """What becomes of one message that is still to be answered: an event, or an answer."""
 
     request_id: messages.RequestId
-    event: Event | None = None
-    answer: bytes | None = None
-    """None for a publish without an id, which nobody waits for."""
+    event: Event | None
+    answer: bytes | None
+    """None for a publish that succeeds and has no id: nobody waits for it."""
 
 
 class ASGIWebSocketLink(TaskLink):
@@ -186,6 +185,8 @@ class WebSocketConnection(Connection):
     async def _receive(self) -> None:
         if self._reader is None:
             while (message := await self._link.receive()) is not None:
+                if self.reason is not None:
+                    return  # What it still asked for is nobody's any more.
                 self._heard = True
                 if isinstance(message, str) and len(message.encode()) > self._max_message_bytes:
                     self.end(EndReason.MESSAGE_TOO_BIG)
@@ -346,4 +347,4 @@ def _acknowledge(request_id: messages.RequestId, publication: Publication) -> by
     if request_id is None:
         return None
     position = cursor.encode(publication.position)
-    return messages.encode_reply(request_id, {"channel": publication.event.channel, "id": position})
+    return messages.encode_acknowledgement(request_id, publication.event.channel, position)

@@ -234,6 +234,21 @@ def _parse_command(message: _Command) -> Request:
     return Subscribe(message.id, channels, join=True)
 
 
+class _Published(msgspec.Struct):
+    channel: str
+    id: str
+
+
+class _Acknowledgement(msgspec.Struct, tag_field="type", tag="reply"):
+    id: RequestId
+    data: _Published
+
+
+def encode_acknowledgement(id: RequestId, channel: str, cursor: str) -> bytes:
+    """Return the answer to a publish that was carried out: where its event stands."""
+    return msgspec.json.encode(_Acknowledgement(id, _Published(channel, cursor)))
+
+
 def encode_reply(id: RequestId, data: dict[str, Any]) -> bytes:
     """Return the answer to a request that was carried out."""
     return msgspec.json.encode({"type": "reply", "id": id, "data": data})
