@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
-from benchmarks.figures import Figures, Spread, limit_of, ratios_of, spread_of
+from benchmarks.figures import Figures, Spread, limit_of, ratios_of, show, spread_of
 from benchmarks.results import Chart, Table
 
 
@@ -82,15 +82,6 @@ _ORDERS = 30
 """Where the most is this often the least, a linear axis shows nothing of the least."""
 
 
-def _show(spread: Spread | None, form: str) -> str:
-    if spread is None:
-        return "-"
-    median, least, most = (
-        form.format(value) for value in (spread.median, spread.least, spread.most)
-    )
-    return median if least == most else f"{median} ({least}-{most})"
-
-
 def _rows(
     phase: str, columns: Sequence[_Column], case: Case, subject: str, against: Sequence[str]
 ) -> Iterator[list[str]]:
@@ -98,7 +89,7 @@ def _rows(
     for who, runs in case.servers.items():
         spreads = [spread_of(runs, f"{phase}.{column.figure}") for column in columns]
         if any(spreads):
-            shown = (_show(each, c.format) for each, c in zip(spreads, columns, strict=True))
+            shown = (show(each, c.format) for each, c in zip(spreads, columns, strict=True))
             yield [*where, who, *shown]
     for peer in against:
         ratios = [
@@ -110,7 +101,7 @@ def _rows(
             for c in columns
         ]
         if any(ratios):
-            shown = (_show(each, "{:.2f}") if each else "" for each in ratios)
+            shown = (show(each, "{:.2f}") if each else "" for each in ratios)
             yield [*where, f"**{subject} ÷ {peer}**", *shown]
 
 

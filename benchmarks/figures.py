@@ -75,6 +75,16 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
 
+def show(spread: Spread | None, form: str) -> str:
+    """Return the median, and behind it the least and the most if they differ."""
+    if spread is None:
+        return "-"
+    median, least, most = (
+        form.format(value) for value in (spread.median, spread.least, spread.most)
+    )
+    return median if least == most else f"{median} ({least}-{most})"
+
+
 def spread_of(runs: Sequence[Figures], name: str) -> Spread | None:
     values = [run[name] for run in runs if name in run]
     return Spread.of(values) if values else None
