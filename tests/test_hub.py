@@ -368,3 +368,31 @@ def test_any_interleaving_loses_doubles_and_disorders_nothing(steps):
         trio.run(run)
     finally:
         hub_module.SLICE_SECONDS, hub_module.LONGEST_SLICE_SECONDS = before
+
+
+@pytest.mark.parametrize("attempt", range(20))  # Trio shuffles the tasks of a pass.
+async def test_who_listens_comes_before_a_publisher_goes_on(hub, source, nursery, attempt):
+    listener = enter(hub, "a", "x")
+    nursery.start_soon(hub.run)
+    await wait_all_tasks_blocked()
+    source.publish("x")
+    await hub.take_turn()
+    assert listener.got == [1]
+
+
+async def test_a_turn_is_not_waited_for_when_all_is_written(hub, source):
+    with trio.fail_after(0):  # nobody runs the hub
+        await hub.take_turn()
+
+
+async def test_a_publisher_that_gives_up_does_not_fail_what_was_accepted(hub, source, nursery):
+    listener = enter(hub, "a", "x")
+    nursery.start_soon(hub.run)
+    await wait_all_tasks_blocked()
+    source.publish("x")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await hub.take_turn()
+        reached = True
+    assert reached
+    assert listener.got == [1]

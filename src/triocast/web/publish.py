@@ -118,6 +118,7 @@ async def _publish(
         event = _event(node, grant, json.decode(one, text))
         subscribers = node.hub.count(event.channel)
         (publication,) = await node.publisher.publish([event])
+        await node.hub.take_turn()  # The reply can wait; those who listen should not.
         return json_answer({**_position(publication), "subscribers": subscribers})
     messages = json.decode(many, text)
     if len(messages) > MOST_EVENTS:
