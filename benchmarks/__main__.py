@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from benchmarks.arguments import choices
 from benchmarks.loading import LoadFailed
 from benchmarks.machine import describe_machine
 from benchmarks.probing import ProbeFailed
@@ -56,6 +57,7 @@ def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--report", type=Path, metavar="FOLDER", help="write README.md, results.json and plots")
     add("--install-peers", action="store_true", help="get the comparison's peers before it starts")
+    add("--parts", type=choices(names), default=list(names), help="some of them [all]")
     add("name", nargs="?", choices=names, metavar="NAME", help="only this one [all]")
     add("arguments", nargs=argparse.REMAINDER, help="its own options")
     return parser
@@ -79,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
     began, machine = datetime.datetime.now(datetime.UTC), describe_machine()
     print("# Benchmarks", "", render_machine(machine), "", sep="\n", flush=True)
     parts = []
-    for name in [options.name] if options.name else names:
+    for name in [options.name] if options.name else options.parts:
         own = list(options.arguments)
         if name == "comparison" and options.install_peers:
             own.append("--install-peers")

@@ -7,18 +7,29 @@ import base64
 import hashlib
 import hmac
 import json
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from benchmarks.cpu import cpu_used
+from benchmarks.__main__ import main
 from benchmarks.empty_app import PATH as EMPTY_PATH
 from benchmarks.figures import Spread, show
+from benchmarks.processor_time import processor_seconds_of
 from benchmarks.results import Chart, Result, Table
-from benchmarks.servers import Running, free_port, serve, serve_triocast
+from benchmarks.servers import Paths, Running, free_port, serve, serve_triocast
+from benchmarks.wire import (
+    JSON,
+    NDJSON,
+    Wrong,
+    connect,
+    frame,
+    post_request,
+    read_reply,
+    receive,
+    websocket,
+)
 
 ABOUT = "events per second by NDJSON and WebSocket, and the CPU of a POST"
 
@@ -26,13 +37,8 @@ LEAST_STREAMED = 50_000
 MOST_POST_RATIO = 1.25
 _KEY = "benchmark-key-" + "0123456789abcdef" * 2
 _DATA = '{"pad":"' + "x" * 100 + '"}'
-_PIECE = 1 << 16
 _REQUESTS_PER_CONNECTION = 500
 """A stock Hypercorn ends a connection after a thousand."""
-
-
-class _Wrong(Exception):
-    """An answer that is not what it has to be."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,96 +50,65 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _connect(server: Running) -> socket.socket:
-    stream = socket.create_connection((server.host, server.port), timeout=60)
-    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return stream
-
-
-def _post(path: str, body: bytes, content_type: str, *headers: str) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {content_type}"]
-    lines += [f"Content-Length: {len(body)}", *headers, "", ""]
-    return "\r\n".join(lines).encode() + body
-
-
-def _reply(stream: socket.socket) -> bytes:
-    got = b""
-    while b"\r\n\r\n" not in got:
-        got += stream.recv(_PIECE) or _fail(f"the connection ended after {got!r}")
-    head, _, body = got.partition(b"\r\n\r\n")
-    length = next(
-        int(line.split(b":")[1])
-        for line in head.lower().split(b"\r\n")
-        if b"content-length" in line
-    )
-    while len(body) < length:
-        body += stream.recv(_PIECE) or _fail("the connection ended in a reply")
-    if b" 200 " not in head.split(b"\r\n")[0] + b" ":
-        _fail(f"answered with {head!r} {body!r}")
-    return body
-
-
-def _fail(what: str) -> bytes:
-    raise _Wrong(what)
-
-
-def _stream_ndjson(server: Running, events: int) -> None:
+def _stream_ndjson(server: Running, events: int) -> float:
+    """Return the seconds from the first byte to the reply. Raises Wrong."""
     body = f'{{"channel":"bench","data":{_DATA}}}\n'.encode() * events
-    with _connect(server) as stream:
-        stream.sendall(_post("/realtime/broadcast", body, "application/x-ndjson"))
-        reply = json.loads(_reply(stream))
+    request = post_request(Paths().publish, body, NDJSON)
+    with connect(server) as stream:
+        start = time.monotonic()
+        stream.sendall(request)
+        reply = json.loads(read_reply(stream))
+        seconds = time.monotonic() - start
     if reply["published"] != events or reply["error"]:
-        _fail(f"{events} lines were sent, and the reply is {reply}")
+        raise Wrong(f"{events} lines were sent, and the reply is {reply}")
+    return seconds
 
 
-def _frame(text: bytes) -> bytes:
-    length = len(text)
-    head = bytes((0x81, 0x80 | length)) if length < 126 else b"\x81\xfe" + length.to_bytes(2, "big")
-    return head + bytes(4) + text  # masked with zeros
+def _stream_websocket(server: Running, events: int, *, acknowledged: bool) -> float:
+    """Send requests without waiting; read the answers meanwhile, then check their order.
 
-
-def _stream_websocket(server: Running, events: int, *, acknowledged: bool) -> None:
-    """Send requests without waiting; read the answers meanwhile, and check their order."""
+    Return the seconds from the first request to the last answer. Raises Wrong.
+    """
     publish = f'{{"type":"publish","channel":"bench","data":{_DATA}'
     ids = (f',"id":{number}}}' if acknowledged else "}" for number in range(events))
-    requests = b"".join(_frame((publish + end).encode()) for end in ids)
-    requests += _frame(b'{"type":"ping","id":"last"}')
-    with _connect(server) as stream:
-        lines = ["GET /realtime/ws HTTP/1.1", "Host: localhost", "Connection: Upgrade"]
-        lines += ["Upgrade: websocket", "Sec-WebSocket-Version: 13"]
-        lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "", ""]
-        stream.sendall("\r\n".join(lines).encode())
+    requests = b"".join(frame((publish + end).encode()) for end in ids)
+    requests += frame(b'{"type":"ping","id":"last"}')
+    with websocket(server) as client:
+        stream = client.stream
         sending = threading.Thread(target=stream.sendall, args=(requests,))
+        start = time.monotonic()
         sending.start()
         got = bytearray()
         while b'"id":"last"' not in got[-200:]:
-            got += stream.recv(1 << 20) or _fail("the WebSocket ended early")
+            got += receive(stream, 1 << 20)
+        seconds = time.monotonic() - start
         sending.join()
     replies = got.count(b'"type":"reply"')
     expected = events + 1 if acknowledged else 1
     if replies != expected or b'"type":"error"' in got:
-        _fail(f"{expected} replies were due, {replies} came")
+        raise Wrong(f"{expected} replies were due, {replies} came")
     if acknowledged:
         found = [int(part.split(b",", 1)[0]) for part in got.split(b'"reply","id":')[1:-1]]
         if found != list(range(events)):
-            _fail("acknowledgements came out of order")
+            raise Wrong("acknowledgements came out of order")
+    return seconds
 
 
 def _posts(server: Running, path: str, posts: int, *headers: str) -> float:
     """Return the server's CPU in µs for one of many POSTs on kept connections."""
     body = f'{{"channel":"bench","data":{_DATA}}}'.encode()
-    request = _post(path, body, "application/json", *headers)
+    request = post_request(path, body, JSON, *headers)
 
     def go(count: int) -> None:
         while count > 0:
-            with _connect(server) as stream:
+            with connect(server) as stream:
                 for _ in range(min(count, _REQUESTS_PER_CONNECTION)):
                     stream.sendall(request)
-                    _reply(stream)
+                    read_reply(stream)
             count -= _REQUESTS_PER_CONNECTION
 
     go(max(posts // 10, 10))
-    return cpu_used(server.pid, lambda: go(posts)) / posts * 1e6
+    return processor_seconds_of(server.pid, lambda: go(posts)) / posts * 1e6
 
 
 def _token() -> str:
@@ -158,7 +133,7 @@ def _serve_stock() -> AbstractContextManager[Running]:
     return serve([*command, "-w", "0", "benchmarks.empty_app:app"], port, None)
 
 
-_STREAMS: dict[str, Callable[[Running, int], None]] = {
+_STREAMS: dict[str, Callable[[Running, int], float]] = {
     "NDJSON": _stream_ndjson,
     "WebSocket, without ids": lambda server, events: _stream_websocket(
         server, events, acknowledged=False
@@ -176,12 +151,12 @@ def _cost_of_posts(posts: int) -> dict[str, float]:
     with _serve_empty() as server:
         costs[_BASE] = _posts(server, EMPTY_PATH, posts)
     with serve_triocast(100) as server:
-        costs["publish"] = _posts(server, "/realtime/broadcast", posts)
+        costs["publish"] = _posts(server, Paths().publish, posts)
     with serve_triocast(100, "--token-key", _KEY) as server:
         bearer = f"Authorization: Bearer {_token()}"
-        costs["publish with a token"] = _posts(server, "/realtime/broadcast", posts, bearer)
+        costs["publish with a token"] = _posts(server, Paths().publish, posts, bearer)
     with serve_triocast(100, "--no-takeover") as server:
-        costs["publish, portable"] = _posts(server, "/realtime/broadcast", posts)
+        costs["publish, portable"] = _posts(server, Paths().publish, posts)
     with _serve_stock() as server:
         costs["empty Quart-Trio POST, stock Hypercorn"] = _posts(server, EMPTY_PATH, posts)
     return costs
@@ -195,13 +170,12 @@ def measure(arguments: list[str]) -> Result:
     for run in range(options.runs):
         for name, stream in _STREAMS.items():
             with serve_triocast(100) as server:
-                start = time.monotonic()
                 try:
-                    stream(server, options.events)
-                except _Wrong as wrong:
+                    seconds = stream(server, options.events)
+                except Wrong as wrong:
                     problems.append(f"{name}, run {run + 1}: {wrong}")
                     continue
-                rates[name].append(options.events / (time.monotonic() - start))
+                rates[name].append(options.events / seconds)
         for name, cost in _cost_of_posts(options.posts).items():
             costs.setdefault(name, []).append(cost)
     streamed = [
@@ -244,3 +218,7 @@ def measure(arguments: list[str]) -> Result:
         problems=problems,
         raw={"events_per_second": rates, "us_per_post": costs},
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main(["publishing", *sys.argv[1:]]))

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 
+from benchmarks.__main__ import main
 from benchmarks.arguments import TRANSPORTS, choices, numbers
 from benchmarks.bystanders import bystanders
-from benchmarks.compiling import compile_program, find_compiler
-from benchmarks.figures import Spread, figures_of, show
-from benchmarks.loading import Load, run_load
+from benchmarks.crowding import crowd, need_compiler, turned_away
+from benchmarks.figures import Spread, show, spread_of
+from benchmarks.processor_time import processor_seconds
 from benchmarks.results import Chart, Result, Table
-from benchmarks.servers import SPARE_DESCRIPTORS, Paths, Running, need_descriptors, serve_triocast
+from benchmarks.servers import SPARE_DESCRIPTORS, Running, need_descriptors, serve_triocast
 
 ABOUT = "5 000 clients that reconnect at once, and what others feel of it"
 MOST_P99_MS = 250
 LEAST_RATE = 2000
+_RATES = {
+    "per second": "accepted_per_second",
+    "per server CPU second": "accepted_per_cpu_second",
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -24,77 +30,95 @@ def _parser() -> argparse.ArgumentParser:
     add("--clients", type=numbers, default=[5000], help="[5000]")
     add("--transports", type=choices(TRANSPORTS), default=list(TRANSPORTS), help="[both]")
     add("--bystanders", type=int, default=100, help="clients who are there before [100]")
-    add("--quiet-seconds", type=float, default=2.0, help="time before the storm [2]")
+    add("--quiet-seconds", type=float, default=2.0, help="half of the time before the storm [2]")
+    add("--patience", type=float, default=60.0, help="seconds until clients give up [60]")
+    add("--max-connections", type=int, help="the server's bound [enough for all]")
     add("--runs", type=int, default=3, help="[3]")
     return parser
 
 
-def _quantile(values: list[float], share: float) -> float:
-    return values[min(int(len(values) * share), len(values) - 1)] if values else float("nan")
+def _latencies(name: str, values: list[float]) -> dict[str, float]:
+    """Return quantiles of sorted values; nothing if no event was due meanwhile."""
+    if not values:
+        return {}
+    shares = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+    return {
+        f"{name}.{quantile}_ms": values[min(int(len(values) * share), len(values) - 1)]
+        for quantile, share in shares.items()
+    }
 
 
 def _run(
-    options: argparse.Namespace, load: Load, server: Running
+    options: argparse.Namespace, clients: int, transport: str, server: Running
 ) -> tuple[dict[str, float], list[str]]:
     with bystanders(server.port, options.bystanders) as others:
         began = time.monotonic()
         time.sleep(options.quiet_seconds)
-        storm = time.monotonic()
-        report = run_load(load, server, Paths())
-        # The load client's own beginning, with its ten first connections, is part of the time.
-        over = time.monotonic()
-        others.end()
-    figures = figures_of(report)
-    quiet, meanwhile = others.latencies_ms(began, storm), others.latencies_ms(storm, over)
-    figures |= {
-        "quiet.p99_ms": _quantile(quiet, 0.99),
-        "storm.p50_ms": _quantile(meanwhile, 0.5),
-        "storm.p99_ms": _quantile(meanwhile, 0.99),
-        "storm.max_ms": meanwhile[-1] if meanwhile else float("nan"),
+        calm = processor_seconds(server.pid)
+        time.sleep(options.quiet_seconds)
+        calm = (processor_seconds(server.pid) - calm) / options.quiet_seconds
+        quiet_until, before = time.monotonic(), processor_seconds(server.pid)
+        with crowd(server, clients, transport, patience_seconds=options.patience) as comers:
+            used = processor_seconds(server.pid) - before
+            arrival = comers.arrival
+            # Whoever was let in and sent away again shows now.
+            after = comers.rest(options.quiet_seconds)
+            others.end()
+    first, last = (arrival[f"{name}_ns"] / 1e9 for name in ("first_connect", "last_served"))
+    seconds = max(last - first, 1e-9)
+    # What the others cost goes on meanwhile, and is not the storm's.
+    used = max(used - calm * seconds, 1e-9)
+    quiet = others.latencies_ms(began, quiet_until)
+    meanwhile = others.latencies_ms(first, last)
+    figures = {
+        "accepted_per_second": arrival["open"] / seconds,
+        "accepted_per_cpu_second": arrival["open"] / used,
+        "connect_calls_ms": (arrival["last_connect_ns"] - arrival["first_connect_ns"]) / 1e6,
+        "client_share": arrival["cpu_seconds"] / seconds,
+        "served": after["open"],
+        **_latencies("quiet", quiet),
+        **_latencies("storm", meanwhile),
     }
-    problems = [f"{count} {name}" for name, count in report["faults"].items() if count]
-    return figures, problems
+    return figures, turned_away(after)
 
 
 def measure(arguments: list[str]) -> Result:
     options = _parser().parse_args(arguments)
     most = max(options.clients) + options.bystanders + SPARE_DESCRIPTORS
     need_descriptors(most)
-    compiler = find_compiler()
-    program = compile_program("load", compiler) if compiler else None
+    need_compiler()
     columns = [
-        "clients", "transport", "accepted/s", "accepted per server CPU second", "target",
+        "clients", "transport", "served", "accepted/s", "accepted per server CPU second", "target",
         "others' p99 ms before", "p50 ms meanwhile", "p99 ms meanwhile", "most ms", "target",
+        "crowd, of a core",
     ]  # fmt: skip
     rows, raw, problems = [], [], []
     rates: dict[str, dict[str, Spread]] = {}
     for transport in options.transports:
         for clients in options.clients:
             runs = []
-            load = Load(program, clients, transport, phases=(), handshakes=clients, settle_ms=100)
             for run in range(options.runs):
-                with serve_triocast(most) as server:
-                    figures, found = _run(options, load, server)
+                with serve_triocast(options.max_connections or most) as server:
+                    figures, found = _run(options, clients, transport, server)
                 runs.append(figures)
                 problems += [f"{clients} {transport}, run {run + 1}: {each}" for each in found]
             raw.append({"clients": clients, "transport": transport, "runs": runs})
-            spreads = {name: Spread.of([run[name] for run in runs]) for name in runs[0]}
+            spreads = {name: spread_of(runs, name) for run in runs for name in run}
             rates[f"{clients} {transport}"] = {
-                "per second": spreads["connect.accepts_per_second"],
-                "per server CPU second": spreads["connect.accepts_per_cpu_second"],
+                said: Spread.of([run[name] for run in runs]) for said, name in _RATES.items()
             }
+            latencies = ("quiet.p99_ms", "storm.p50_ms", "storm.p99_ms", "storm.max_ms")
             rows.append(
                 [
                     str(clients),
                     transport,
-                    show(spreads["connect.accepts_per_second"], "{:.0f}"),
-                    show(spreads["connect.accepts_per_cpu_second"], "{:.0f}"),
+                    show(spreads["served"], "{:.0f}"),
+                    show(spreads["accepted_per_second"], "{:.0f}"),
+                    show(spreads["accepted_per_cpu_second"], "{:.0f}"),
                     f"≥ {LEAST_RATE}",
-                    *(
-                        show(spreads[name], "{:.1f}")
-                        for name in ("quiet.p99_ms", "storm.p50_ms", "storm.p99_ms", "storm.max_ms")
-                    ),
+                    *(show(spreads.get(name), "{:.1f}") for name in latencies),
                     f"p99 < {MOST_P99_MS}",
+                    show(spreads["client_share"], "{:.0%}"),
                 ]
             )
     about = (
@@ -110,3 +134,7 @@ def measure(arguments: list[str]) -> Result:
         problems=problems,
         raw=raw,
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main(["storm", *sys.argv[1:]]))
