@@ -13,7 +13,6 @@ import random
 import socket
 import statistics
 import sys
-import time
 from collections.abc import Iterator, Sequence
 
 import attrs
@@ -46,9 +45,6 @@ _BLOCKS = {POST: 50, NDJSON: 20}
 
 _LEAST_BLOCK = {POST: 2, NDJSON: 50}
 """Events of such a part at the least: of fewer a stream would be one request after the other."""
-
-_REST = 0.005
-"""Seconds in which the server gets done with what was published."""
 
 _CHURN = 50
 """Subscriptions that come and go together, so that a connection's own number hardly changes."""
@@ -178,11 +174,9 @@ def _measure_way(case: _Case, way: str, size: int, server: Running, comers: Crow
             for bodies, subscribers in ((mute, 0), (loud, case.subscribers)):
                 block = bodies[start : start + size]
                 due += len(block) * subscribers
-                time.sleep(_REST)
                 before = processor_seconds(server.pid)
                 _publish(stream, way, block)
                 counts = comers.wait("records", due, _PATIENCE)
-                time.sleep(_REST)
                 used.append(processor_seconds(server.pid) - before)
         apart.append(used[0] / size)
         added.append((used[1] - used[0]) / (size * case.subscribers))

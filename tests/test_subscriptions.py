@@ -628,3 +628,19 @@ def test_the_index_finds_the_patterns_that_match(steps):
             there.remove(pattern)
         found = index.matching(channel)
         assert sorted(found) == sorted(p for p in there if pattern_matches(p, channel))
+
+
+async def test_only_what_was_asked_for_is_counted():
+    hub = Hub(inbox_bytes=INBOX_BYTES, head=Position("e", 0))
+    listener = Listener("x", user="ann")
+    hub.add(listener)
+    assert hub.subscription_count(listener) == 0
+    hub.subscribe(listener, ["a", "b:*"])
+    hub.subscribe(listener, ["a"], make_filter(["T"], []))
+    assert hub.subscription_count(listener) == 2
+    assert [hub.is_subscribed(listener, name) for name in ("a", "b:*", "c")] == [True, True, False]
+    hub.unsubscribe(listener, ["$all", "a"])
+    assert hub.subscription_count(listener) == 1
+    hub.remove(listener)
+    assert hub.subscription_count(listener) == 0
+    assert not hub.is_subscribed(listener, "b:*")

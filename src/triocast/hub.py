@@ -193,6 +193,14 @@ class Hub:
         """Return the channels and patterns of a subscriber."""
         return self._subscriptions.names(subscriber)
 
+    def is_subscribed(self, subscriber: Subscriber, name: str) -> bool:
+        """Say whether a subscriber has a channel or pattern."""
+        return self._subscriptions.has(subscriber, name)
+
+    def subscription_count(self, subscriber: Subscriber) -> int:
+        """Return how many channels and patterns a subscriber has asked for."""
+        return self._subscriptions.asked(subscriber)
+
     def subscribers(self) -> tuple[Subscriber, ...]:
         """Return everybody who is in now."""
         return self._subscriptions.everybody()

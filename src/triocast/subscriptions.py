@@ -165,6 +165,13 @@ class PatternIndex:
             yield self._of_others, prefix
 
 
+def _given(subscriber: Subscriber) -> tuple[str, ...]:
+    """Return the channels that a subscriber has without asking."""
+    if subscriber.user is None:
+        return (BROADCAST,)
+    return (BROADCAST, user_channel(subscriber.user))
+
+
 class Subscriptions:
     """The table of one hub. A subscription is live from the ``seq`` that it is made with."""
 
@@ -181,9 +188,8 @@ class Subscriptions:
         """Let a subscriber in, with what is for all and for its user."""
         self._subscribers[subscriber] = {}
         self._by_id[subscriber.id] = {subscriber: 0}
-        self.join(subscriber, BROADCAST, filter, live)
-        if subscriber.user is not None:
-            self.join(subscriber, user_channel(subscriber.user), filter, live)
+        for name in _given(subscriber):
+            self.join(subscriber, name, filter, live)
 
     def remove(self, subscriber: Subscriber) -> None:
         """Forget a subscriber and all it listens to. Idempotent."""
@@ -221,6 +227,15 @@ class Subscriptions:
     def names(self, subscriber: Subscriber) -> tuple[str, ...]:
         """Return the channels and patterns of a subscriber."""
         return tuple(self._subscribers.get(subscriber, ()))
+
+    def has(self, subscriber: Subscriber, name: str) -> bool:
+        """Say whether a subscriber has a channel or pattern."""
+        return name in self._subscribers.get(subscriber, ())
+
+    def asked(self, subscriber: Subscriber) -> int:
+        """Return how many channels and patterns a subscriber has besides those of `add`."""
+        names = self._subscribers.get(subscriber, {})
+        return len(names) - sum(name in names for name in _given(subscriber))
 
     def everybody(self) -> tuple[Subscriber, ...]:
         """Return everybody who is in now."""

@@ -11,6 +11,7 @@ async def passes_of(crowd: int, per_pass: int) -> list[int]:
     turnstile = Turnstile(per_pass)
     passes = 0
     through: list[tuple[int, int]] = []
+    all_through = trio.Event()
 
     async def count_passes() -> None:
         nonlocal passes
@@ -21,6 +22,8 @@ async def passes_of(crowd: int, per_pass: int) -> list[int]:
     async def come(number: int) -> None:
         await turnstile.wait_for_turn()
         through.append((number, passes))
+        if len(through) == crowd:
+            all_through.set()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turnstile.run)
@@ -36,8 +39,7 @@ async def passes_of(crowd: int, per_pass: int) -> list[int]:
         await wait_all_tasks_blocked()
         nursery.start_soon(count_passes)
         arrived.set()
-        while len(through) < crowd:
-            await trio.lowlevel.checkpoint()
+        await all_through.wait()
         nursery.cancel_scope.cancel()
     assert sorted(number for number, _ in through) == list(range(crowd))
     return [when for _, when in through]

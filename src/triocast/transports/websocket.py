@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import attrs
@@ -146,7 +146,7 @@ class WebSocketConnection(Connection):
         self._max_message_bytes = max_message_bytes
         self._max_json_depth = max_json_depth
         self._heartbeat_events = heartbeat_events
-        self._joined: list[str] = []
+        self._joined: dict[str, None] = {}  # in the order of joining
         # In the order of their messages: what is published together, and answered together.
         self._outcomes: list[_Outcome] = []
         self._unpublished_bytes = 0
@@ -307,7 +307,7 @@ class WebSocketConnection(Connection):
                 return self._subscribe(request)
             case messages.Unsubscribe():
                 self._hub.unsubscribe(self, request.channels)
-                self._joined = [name for name in self._joined if name not in request.channels]
+                self._forget_joined(request.channels)
                 return {"channels": request.channels}
             case messages.Ping():
                 return {"timestamp": timestamp()}
@@ -316,22 +316,26 @@ class WebSocketConnection(Connection):
         for name in request.channels:
             if not self.grant.may_subscribe(name):
                 raise Forbidden(f"you may not subscribe to {name}")
-        mine = {name for name in self._hub.subscriptions(self) if not name.startswith("$")}
-        if len(mine.union(request.channels)) > self._most_channels:
+        added = sum(not self._hub.is_subscribed(self, name) for name in request.channels)
+        if added and self._hub.subscription_count(self) + added > self._most_channels:
             raise TooManyChannels(
                 f"a connection subscribes to {self._most_channels} channels at the most"
             )
         live = self._hub.subscribe(self, request.channels, make_filter(request.types, request.tags))
         if request.join:
-            self._joined = [name for name in self._joined if name not in request.channels]
-            self._joined += request.channels
+            self._forget_joined(request.channels)
+            self._joined.update(dict.fromkeys(request.channels))
         return {"channels": request.channels, "cursor": cursor.encode(live)}
+
+    def _forget_joined(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._joined.pop(name, None)
 
     def _event(self, request: messages.Publish) -> Event:
         if request.channel is not None:
             channel = parse_channel(request.channel)
         else:
-            channel = self._joined[-1] if self._joined else BROADCAST
+            channel = next(reversed(self._joined), BROADCAST)
         return self._publisher.event(
             self.grant,
             channel=channel,

@@ -1,0 +1,219 @@
+"""A client's connection on the server, and its own end of the wire."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+from hypothesis import note
+from websockets.extensions.permessage_deflate import (
+    ClientPerMessageDeflateFactory,
+    PerMessageDeflate,
+)
+from websockets.headers import parse_extension
+from websockets.protocol import OPEN, Protocol, Side
+
+from triocast.auth import EVERYTHING as EVERY_RIGHT
+from triocast.auth import Grant
+from triocast.connection import Connection
+from triocast.errors import EndReason
+from triocast.events import Publication
+from triocast.hub import Hub
+from triocast.settings import Namespace, Namespaces
+from triocast.subscriptions import Filter
+from triocast.transports.deflate import make_deflate
+from triocast.transports.sse import SSEConnection, StreamOptions
+from triocast.transports.websocket import WebSocketConnection
+from triocast.wire import sse
+
+from . import network, reading
+from .expectation import Expectation
+from .network import Wire
+from .observing import Change
+from .script import Connect
+
+if TYPE_CHECKING:
+    from .world import World
+
+
+DEFLATE = make_deflate(Namespaces({"n": Namespace(compress=True)}))
+
+
+def agreed() -> PerMessageDeflate:
+    assert DEFLATE is not None
+    ((_, parameters),) = parse_extension(DEFLATE.negotiate(["permessage-deflate"]) or "")
+    return ClientPerMessageDeflateFactory().process_response_params(parameters, [])
+
+
+class Client:
+    """One client's connection on the server, and its own end of the wire."""
+
+    def __init__(self, world: World, id: str, spec: Connect) -> None:
+        self.id = id
+        self.way = spec.way
+        self.wire = Wire(spec.plan)
+        self.reason: EndReason | None = None
+        self.survived = False
+        self._leaving = False
+        self._arrived_at_end = (0, 0)
+        self._asks = Protocol(Side.CLIENT, state=OPEN)
+        if spec.way.transport == "sse":
+            self.connection: Connection = self._open_stream(world, spec)
+        else:
+            self.connection = self._open_websocket(world, spec)
+
+    def _open_stream(self, world: World, spec: Connect) -> SSEConnection:
+        options = StreamOptions(tuple(spec.names), spec.filter, False, spec.heartbeat_events)
+        grant = Grant(user=spec.user, subscribe=("*",))
+        stream = SSEConnection(world.connections, options, id=self.id, grant=grant, address=None)
+        stream.use_framing(chunked=self.way.chunked)
+        if not self.way.portable:
+            stream.preface = self.head
+        return stream
+
+    def _open_websocket(self, world: World, spec: Connect) -> WebSocketConnection:
+        websocket = WebSocketConnection(
+            world.connections,
+            world.publisher,
+            id=self.id,
+            grant=attrs.evolve(EVERY_RIGHT, user=spec.user),
+            address=None,
+            most_channels=100,
+            max_message_bytes=10_000,
+            max_json_depth=10,
+            heartbeat_events=spec.heartbeat_events,
+        )
+        if not self.way.portable:
+            websocket.use_frames(b"", deflate=DEFLATE if self.way.deflate else None)
+            websocket.preface = self.head
+            if self.way.deflate:
+                self._asks.extensions = [agreed()]
+        return websocket
+
+    @property
+    def head(self) -> bytes:
+        if self.way.transport == "websocket":
+            return reading.UPGRADE_HEAD
+        return reading.CHUNKED_HEAD if self.way.chunked else reading.CLOSING_HEAD
+
+    async def run(self) -> None:
+        if self.way.direct:
+            link = network.DirectLink(self.wire)
+        elif not self.way.portable:
+            link = network.stream_link(self.wire)
+        elif self.way.transport == "sse":
+            link = network.response_link(self.wire)
+        else:
+            link = network.websocket_link(self.wire)
+        self.reason = await self.connection.run(link)
+        self._arrived_at_end = len(self.wire.arrived), len(self.wire.messages)
+
+    # What it does.
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it may still ask for something."""
+        return self.connection.reason is None and not self._leaving
+
+    def leave(self) -> None:
+        self._leaving = True
+        self.wire.to_server.close()
+
+    def say(self, message: dict[str, object]) -> None:
+        text = json.dumps(message)
+        if self.way.portable:
+            self.wire.to_server.send_nowait(text)
+        else:
+            self._asks.send_text(text.encode())
+            self._flush()
+
+    def pong(self) -> None:
+        if self.way.transport == "websocket" and not self.way.portable and self.is_there:
+            self._asks.send_pong(b"")
+            self._flush()
+
+    def _flush(self) -> None:
+        self.wire.to_server.send_nowait(b"".join(self._asks.data_to_send()))
+
+    def subscribe(self, hub: Hub, names: Sequence[str], filter: Filter) -> None:
+        if self.way.transport == "websocket":
+            self.say(
+                {
+                    "type": "subscribe",
+                    "id": "change",
+                    "channels": names,
+                    "types": sorted(filter.types),
+                    "tags": sorted(filter.tags),
+                }
+            )
+        else:
+            hub.subscribe(self.connection, names, filter)
+            self._mark_change()
+
+    def unsubscribe(self, hub: Hub, names: Sequence[str]) -> None:
+        if self.way.transport == "websocket":
+            self.say({"type": "unsubscribe", "id": "change", "channels": names})
+        else:
+            hub.unsubscribe(self.connection, names)
+            self._mark_change()
+
+    def _mark_change(self) -> None:
+        block = sse.block(event="changed", data=b"null")
+        self.connection.push(sse.chunk(block) if self.way.chunked else block)
+
+    # What it has got.
+
+    def read(self, accepted: Sequence[Publication]) -> list[reading.Item]:
+        arrived = bytes(self.wire.arrived)
+        if self.way.transport == "sse":
+            head = self.head
+            return reading.read_stream(head + arrived if self.way.portable else arrived, head=head)
+        if self.way.portable:
+            return reading.read_messages(self.wire.messages)
+        sent = (self.connection.encoder.encode(publication) for publication in accepted)
+        return reading.read_frames(arrived, [agreed()] if self.way.deflate else [], sent)
+
+    def check(self, changes: Sequence[Change], accepted: Sequence[Publication]) -> None:
+        """Compare what arrived with what was accepted."""
+        items = self.read(accepted)
+        note(f"{self.id} {self.way} {self.reason} {items}")
+        self._check_end(items)
+        expected = Expectation(self.id, accepted)
+        pending = iter(changes)
+        for item in items:
+            match item:
+                case reading.Change():
+                    expected.change(next(pending))
+                    if self.way.transport == "sse" and expected.changes == 1:
+                        expected.change(next(pending))  # its channels, behind what is for all
+                case reading.Event():
+                    expected.take(item)
+                case reading.Heartbeat() if item.id is not None:
+                    expected.come_back_with(item.id)
+        if self.survived:
+            assert next(pending, None) is None
+            expected.end(math.inf)
+            assert self.connection.events == len(expected.got)
+        elif self.reason is EndReason.SHUTDOWN and self.wire.finished:
+            expected.end(self.connection.seq)  # what was given to it goes out before the farewell
+        else:
+            expected.end(expected.last)
+
+    def _check_end(self, items: Sequence[reading.Item]) -> None:
+        match self.reason:
+            case EndReason.CLIENT_CLOSED:
+                assert self._leaving
+            case EndReason.PEER_LOST:
+                assert self.wire.broken
+            case EndReason.SLOW_CONSUMER:
+                # Where only the send task writes, a burst can be over the bound before its turn.
+                assert self.wire.hindered or not self.way.direct
+            case _:
+                assert self.reason is EndReason.SHUTDOWN
+        assert self._arrived_at_end == (len(self.wire.arrived), len(self.wire.messages))
+        assert self.wire.late_writes == 0
+        if self.wire.finished and self.reason is not EndReason.CLIENT_CLOSED:
+            assert items[-1] == reading.Farewell()

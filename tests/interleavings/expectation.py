@@ -1,0 +1,100 @@
+"""What one client may get next, and what it must have got."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+
+import attrs
+
+from triocast.events import Publication, pattern_matches
+from triocast.subscriptions import EVERYTHING, Filter
+from triocast.wire import cursor
+
+from . import reading
+from .observing import Change
+
+
+@attrs.define
+class Interval:
+    """Where a name with one filter was listened to: above ``live``, up to ``until``."""
+
+    name: str
+    filter: Filter
+    live: int
+    until: float = math.inf
+
+    def covers(self, publication: Publication) -> bool:
+        return (
+            self.live < publication.seq <= self.until
+            and pattern_matches(self.name, publication.event.channel)
+            and self.filter.passes(publication)
+        )
+
+
+class Expectation:
+    """What one client may get next, and what it must have got."""
+
+    def __init__(self, id: str, accepted: Sequence[Publication]) -> None:
+        self.changes = 0
+        self.got: set[int] = set()
+        self.last = 0
+        self._id = id
+        self._accepted = [each for each in accepted if each.event.exclude != id]
+        self._by_number = {json.loads(each.event.data)["n"]: each for each in accepted}
+        self._own = f"$conn:{id}"
+        self._now: dict[str, Interval] = {}
+        self._past: list[Interval] = []
+
+    def change(self, change: Change) -> None:
+        if not self.changes:
+            self._now[self._own] = Interval(self._own, EVERYTHING, change.live)
+        self.changes += 1
+        for name in change.names:
+            old = self._now.get(name)
+            if old is not None:
+                if old.filter == change.filter:
+                    continue
+                # What was written by then has been given to it; what was not may not be for it.
+                old.until = change.written
+                self._past.append(self._now.pop(name))
+            if change.filter is not None:
+                self._now[name] = Interval(name, change.filter, change.live)
+
+    def take(self, event: reading.Event) -> None:
+        publication = self._by_number[event.content["data"]["n"]]
+        self._check_content(event, publication)
+        assert publication.seq > self.last, "twice, or out of order"
+        assert any(interval.covers(publication) for interval in self._now.values()), "not for it"
+        assert publication.event.exclude != self._id, "its own, and it wanted no echo"
+        self.last = publication.seq
+        self.got.add(publication.seq)
+
+    def _check_content(self, event: reading.Event, publication: Publication) -> None:
+        published = publication.event
+        content = event.content
+        assert content["type"] == published.type
+        assert content["channel"] == published.channel
+        assert content["data"] == json.loads(published.data)
+        assert tuple(content.get("tags", ())) == published.tags
+        if published.channel != self._own:
+            assert event.id == content["id"] == cursor.encode(publication.position)
+
+    def come_back_with(self, id: str) -> None:
+        """Take a cursor: what is not above it will never be asked for again."""
+        (standing,) = cursor.decode(id)
+        seq = standing.position.seq
+        assert seq >= self.last
+        self.end(seq)
+        self.last = seq
+
+    def end(self, seq: float) -> None:
+        """Check that it has got all that it must have, up to this ``seq``."""
+        intervals = [*self._past, *self._now.values()]
+        due = {
+            publication.seq
+            for publication in self._accepted
+            if publication.seq <= seq and any(each.covers(publication) for each in intervals)
+        }
+        assert due <= self.got, f"missing: {sorted(due - self.got)}"
