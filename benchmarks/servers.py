@@ -159,6 +159,7 @@ def serve_triocast(
     port = free_port()
     command = [sys.executable, "-m", "triocast", "serve", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--max-connections", str(max_connections)]
+    command += ["--engine", "memory://"]
     # Over TLS, that it can be connected to has to be enough.
     ready_path = None if "--tls-certificate" in more_options else "/readyz"
     return serve([*command, "--log-level", "error", *more_options], port, ready_path)

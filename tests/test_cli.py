@@ -220,10 +220,22 @@ def test_a_token_that_no_server_would_take_is_not_made(run, option, value, probl
 
 
 def test_serve_hands_the_settings_to_the_server(run, served):
-    done = run("serve", "--port", "0", "--no-sse-enabled", TRIOCAST_MAX_CONNECTIONS="3")
+    options = ("--port", "0", "--no-sse-enabled", "--engine", "memory://")
+    done = run("serve", *options, TRIOCAST_MAX_CONNECTIONS="3")
     assert done.exit_code == 0, done.output
     assert served == [Settings(port=0, sse_enabled=False, max_connections=3)]
+
     assert done.stderr == ""
+
+
+def test_a_server_that_nobody_configured_keeps_events_in_the_users_data_folder(run, served):
+    run("serve", XDG_DATA_HOME="/somewhere")
+    run("serve", HOME="/home/ann")
+    assert [settings.engine for settings in served] == [
+        "sqlite:////somewhere/triocast/events.db",
+        "sqlite:////home/ann/.local/share/triocast/events.db",
+    ]
+    assert 'engine = "sqlite:////somewhere' in run("config", XDG_DATA_HOME="/somewhere").output
 
 
 def test_serve_does_not_listen_to_strangers_by_accident(run, served):

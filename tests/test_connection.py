@@ -11,6 +11,7 @@ from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_task
 
 from triocast.auth import Grant
 from triocast.connections import Connections
+from triocast.engines import MemoryEngine
 from triocast.errors import EndReason
 from triocast.events import Event, Position, Publication
 from triocast.hub import Hub
@@ -32,7 +33,8 @@ async def hub(nursery):
 
 @pytest.fixture
 async def connections(hub):
-    return Connections(hub, most=10, outbox_bytes=OUTBOX, heartbeat_seconds=HEARTBEAT)
+    engine = MemoryEngine(epoch="e", history_events=10, history_bytes=100_000)
+    return Connections(engine, hub, most=10, outbox_bytes=OUTBOX, heartbeat_seconds=HEARTBEAT)
 
 
 @pytest.fixture
@@ -390,7 +392,7 @@ async def test_a_frame_broken_by_the_bound_itself_is_finished_before_the_farewel
     class Flooded(SSEConnection):
         def _opened(self):
             super()._opened()
-            self.deliver(b"".join(frames), frames, 1)
+            self.deliver(b"".join(frames), frames, [1, 2])
 
     connection = start(link, chunked=True, kind=Flooded)
     with trio.fail_after(30):
@@ -421,7 +423,7 @@ async def test_nothing_is_written_after_the_end(hub, connections, start, sockets
     await wait_all_tasks_blocked()
     publish(hub)
     connection.end(EndReason.SHUTDOWN)  # before the hub's turn
-    connection.deliver(b"LATE", [b"LATE"], 2)
+    connection.deliver(b"LATE", [b"LATE"], [2])
     connection.push(b"LATE")
     publish(hub)
     with trio.fail_after(5):

@@ -8,6 +8,7 @@ from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_task
 
 from triocast.auth import Grant
 from triocast.connections import Connections
+from triocast.engines import MemoryEngine
 from triocast.errors import ShuttingDown, TooManyConnections
 from triocast.events import Position
 from triocast.hub import Hub
@@ -18,7 +19,8 @@ from triocast.transports.sse import SSEConnection, StreamOptions
 @pytest.fixture
 async def connections():
     hub = Hub(inbox_bytes=1_000, head=Position("e", 0))
-    return Connections(hub, most=3, outbox_bytes=100_000, heartbeat_seconds=1_000)
+    engine = MemoryEngine(epoch="e", history_events=10, history_bytes=100_000)
+    return Connections(engine, hub, most=3, outbox_bytes=100_000, heartbeat_seconds=1_000)
 
 
 def new(connections, id="c"):
@@ -75,6 +77,7 @@ async def test_counts(connections, nursery):
     assert connections.counts() == {
         "websocket_count": 0,
         "sse_count": 3,
+        "poll_count": 0,
         "taken_over": 3,
         "portable": 0,
         "queue_bytes": 0,

@@ -43,11 +43,13 @@ class Listener(Subscriber):
     seqs: list[int] = attrs.field(factory=list)
     on_delivery: Callable[[], None] = lambda: None
 
-    def deliver(self, joined: object, frames: Sequence[tuple[int, str]], seq: int) -> None:
+    def deliver(
+        self, joined: object, frames: Sequence[tuple[int, str]], seqs: Sequence[int]
+    ) -> None:
         assert joined == (frames[0] if len(frames) == 1 else tuple(frames))
-        assert frames[-1][0] == seq
+        assert [number for number, _ in frames] == seqs
         self.got += (number for number, _ in frames)
-        self.seqs.append(seq)
+        self.seqs.append(seqs[-1])
         self.on_delivery()
 
 

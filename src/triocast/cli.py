@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -81,9 +82,20 @@ def _option(name: str, setting: Setting) -> Callable[[_Command], _Command]:
 def _load(config_file: Path | None, options: dict[str, Any]) -> LoadedSettings:
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        return load_settings(config_file=config_file, overrides=given)
+        return load_settings(
+            config_file=config_file, overrides=given, defaults={"engine": _embedded_engine()}
+        )
     except SettingsError as error:
         _give_up(str(error), WRONG_SETTINGS)
+
+
+def _embedded_engine() -> str:
+    """Return the engine of a server that nobody configured: a file in the user's data folder.
+
+    Where that is says the XDG Base Directory Specification.
+    """
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return f"sqlite:///{Path(data) / 'triocast' / 'events.db'}"
 
 
 def _give_up(message: str, exit_code: int) -> NoReturn:

@@ -10,6 +10,9 @@ the outbox is bounded in bytes, and a connection at the bound ends.
 A connection ends for exactly one reason, given by the first call of `Connection.end`. In that same
 step it leaves the hub; its socket is closed after that, so that nothing can be written to a
 descriptor that meanwhile is somebody else's.
+
+A client that gets a backlog (see `resume`) *holds* from the moment it subscribes: what the hub
+gives it waits until the backlog is out, and then follows in the order of ``seq``.
 """
 
 from __future__ import annotations
@@ -25,8 +28,12 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 import trio
 
 from triocast.errors import EndReason
+from triocast.events import Position
+from triocast.held import Held
 from triocast.hub import Hub
+from triocast.resume import Backlog, Gap, open_backlog
 from triocast.subscriptions import EVERYTHING, Encoder, Filter, Subscriber, WriteNow
+from triocast.wire.start import Start
 
 if TYPE_CHECKING:
     from triocast.auth import Grant
@@ -92,6 +99,7 @@ class Connection(Subscriber):
         "_direct",
         "_filter",
         "_heartbeat_seconds",
+        "_held",
         "_hub",
         "_inbox",
         "_link",
@@ -100,6 +108,7 @@ class Connection(Subscriber):
         "_outbox_bound",
         "_queued",
         "_scope",
+        "_sent",
         "_write_now",
         "address",
         "bytes",
@@ -140,6 +149,8 @@ class Connection(Subscriber):
         self._write_now: Callable[[bytes], int] | None = None
         self._direct = False
         self._queued = 0
+        self._held: Held | None = None
+        self._sent: trio.Event | None = None  # While somebody waits for an empty outbox.
         self._outbox_bound = connections.outbox_bytes
         self._heartbeat_seconds = connections.heartbeat_seconds
         self._outbox: trio.MemorySendChannel[bytes | memoryview] | None = None
@@ -169,6 +180,10 @@ class Connection(Subscriber):
     @abstractmethod
     def _beat(self) -> None:
         """Push a heartbeat, or end the connection if the client gave no sign since the last."""
+
+    @abstractmethod
+    def _gap_frame(self, gap: Gap) -> bytes:
+        """Return the frame that tells of a gap."""
 
     @abstractmethod
     def _farewell(self, reason: EndReason) -> Sequence[bytes] | None:
@@ -235,15 +250,23 @@ class Connection(Subscriber):
 
     # Frames to the client.
 
-    def deliver(self, joined: bytes, frames: Sequence[bytes | memoryview], seq: int) -> None:
-        """Take frames from the hub; write them now or queue them. Never blocks, never raises."""
-        self._give(joined, frames, len(frames), seq)
+    def deliver(self, joined: bytes, frames: Sequence[bytes], seqs: Sequence[int]) -> None:
+        """Take frames from the hub; write them now, queue or hold them. Never blocks or raises."""
+        if self._held is None:
+            self._give(joined, frames, len(frames), seqs[-1])
+        elif self.reason is None:
+            self._held.add(frames, seqs)
+            if self._held.bytes > self._outbox_bound:
+                self.end(EndReason.SLOW_CONSUMER)
 
     def push(self, frame: bytes) -> None:
         """Send a frame of the protocol itself: a reply, a heartbeat, a pong."""
         if self.preface:
-            frame, self.preface = self.preface + frame, b""
-        self._give(frame, [frame], 0, self.seq)
+            # A view, as what is left of a frame is: it goes out whatever becomes of the rest.
+            opening, self.preface = self.preface + frame, b""
+            self._give(opening, [memoryview(opening)], 0, self.seq)
+        else:
+            self._give(frame, [frame], 0, self.seq)
 
     def _give(
         self, joined: bytes, frames: Sequence[bytes | memoryview], count: int, seq: int
@@ -320,7 +343,59 @@ class Connection(Subscriber):
             self.bytes += size
             self._queued -= size
             if not self._queued:
-                self._direct = self._write_now is not None
+                self._direct = self._write_now is not None and self._held is None
+                if self._sent is not None:
+                    self._sent.set()
+
+    # What the client gets before what is live.
+
+    def _hold(self) -> None:
+        """Hold what the hub gives from now on; to be called before subscribing."""
+        self._held = Held()
+        self._direct = False
+
+    def _backlog(
+        self, names: Sequence[str], filter: Filter, start: Start, live: Position
+    ) -> Backlog:
+        engine = self._connections.engine
+        return open_backlog(engine, names, filter, start, live=live)
+
+    async def _catch_up(self, backlog: Backlog) -> None:
+        """Give a backlog, then what was held meanwhile, and hold no more.
+
+        Goes no faster than the client takes it. One whose held events outgrow its outbox is let
+        go; it comes back with the cursor of what it got.
+        """
+        held = self._held
+        assert held is not None
+        # What earlier subscriptions still get of the time before this one is held by then.
+        await self._hub.wait_until_written()
+        while (page := await backlog.read()) is not None:
+            for gap in page.gaps:
+                self.push(self._gap_frame(gap))
+            frames = {p.seq: self.encoder.encode(p) for p in page.publications}
+            await self._give_in_order(held.take(page.seq) | frames)
+        while held.frames:
+            await self._give_in_order(held.take(math.inf))
+        self._held = None
+        self._direct = self._write_now is not None and not self._queued
+        self.seq = max(self.seq, backlog.live.seq)
+
+    async def _give_in_order(self, frames: dict[int, bytes]) -> None:
+        most = min(JOIN_BYTES, self._outbox_bound)
+        for seq in sorted(frames):
+            frame = frames[seq]
+            if self._queued and self._queued + len(frame) > most:
+                self._sent = trio.Event()
+                await self._sent.wait()
+                self._sent = None
+                self._progressed()
+            self.seq = seq
+            self.events += 1
+            self._queue([frame])
+
+    def _progressed(self) -> None:
+        """Be told that a client that is busy with its backlog took some of it."""
 
     async def _heartbeat(self) -> None:
         interval = self._heartbeat_seconds
@@ -333,8 +408,8 @@ class Connection(Subscriber):
         """Send what is left, say goodbye, and close. The caller owns the deadline."""
         left = self._take_queued()
         if reason is EndReason.SLOW_CONSUMER:
-            # It resumes by its cursor. A frame that is half written (a memoryview) is finished,
-            # or the farewell would be read as a part of it.
+            # It resumes by its cursor. A frame that is half written (a memoryview) is finished, as
+            # is the response's head, or the farewell would be read as a part of it.
             left = [frame for frame in left[:1] if isinstance(frame, memoryview)]
         farewell = None if reason is EndReason.PEER_LOST else self._farewell(reason)
         if self.preface:

@@ -6,11 +6,12 @@ import math
 import random
 import weakref
 from collections import Counter
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
 from triocast.connection import Connection
+from triocast.engines import Engine
 from triocast.errors import EndReason, ShuttingDown, TooManyConnections
 from triocast.hub import Hub
 
@@ -21,10 +22,26 @@ DRAIN_PER_SECOND: Final = 200
 """How fast clients are sent away at a drain, if that fits into its time."""
 
 
+class Waiting(Protocol):
+    """A client that waits for one answer."""
+
+    def wake(self) -> None:
+        """Be answered now."""
+
+
 class Connections:
     """The registry of live connections. Admits, counts, and sends them away."""
 
-    def __init__(self, hub: Hub, *, most: int, outbox_bytes: int, heartbeat_seconds: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        hub: Hub,
+        *,
+        most: int,
+        outbox_bytes: int,
+        heartbeat_seconds: float,
+    ) -> None:
+        self.engine = engine
         self.hub = hub
         self.most = most
         self.outbox_bytes = outbox_bytes
@@ -32,6 +49,7 @@ class Connections:
         self.live: set[Connection] = set()
         # Weak, because a handshake can end without its connection ever running.
         self._coming: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._polls: set[Waiting] = set()
         self.ended: Counter[str] = Counter()
         self.draining = False
         self._empty = trio.Event()
@@ -41,11 +59,23 @@ class Connections:
 
         Raises TooManyConnections or ShuttingDown, both temporary.
         """
+        self._check_room()
+        self._coming.add(connection)
+
+    def enter_poll(self, poll: Waiting) -> None:
+        """Count a client in that waits for one answer. Raises as `admit` does."""
+        self._check_room()
+        self._polls.add(poll)
+
+    def leave_poll(self, poll: Waiting) -> None:
+        """Count it out."""
+        self._polls.discard(poll)
+
+    def _check_room(self) -> None:
         if self.draining:
             raise ShuttingDown("this server is going away; come back in a moment")
-        if len(self.live) + len(self._coming) >= self.most:
+        if len(self.live) + len(self._coming) + len(self._polls) >= self.most:
             raise TooManyConnections(f"this server has its {self.most} connections")
-        self._coming.add(connection)
 
     def enter(self, connection: Connection) -> bool:
         """Count a connection in; false, and its end, if the drain has begun meanwhile."""
@@ -71,6 +101,7 @@ class Connections:
         return {
             "websocket_count": by["websocket"],
             "sse_count": by["sse"],
+            "poll_count": len(self._polls),
             "taken_over": taken_over,
             "portable": len(self.live) - taken_over,
             "queue_bytes": sum(connection.queued_bytes for connection in self.live),
@@ -83,6 +114,8 @@ class Connections:
         the caller cancels them.
         """
         self.draining = True
+        for poll in self._polls:
+            poll.wake()
         with trio.move_on_after(seconds):
             leaving = list(self.live)
             random.shuffle(leaving)

@@ -341,7 +341,7 @@ class Hub:
         members, first = delivery.members, delivery.seqs[0]
         for subscriber in others:
             if members.get(subscriber, first) < first:
-                subscriber.deliver(joined, frames, last)
+                subscriber.deliver(joined, frames, delivery.seqs)
                 written += 1
         return written * count
 
@@ -375,11 +375,12 @@ class Hub:
         if not chosen:
             return 0
         if len(chosen) == 1:
-            frames, joined = chosen[0].frames, chosen[0].joined
+            frames, seqs, joined = chosen[0].frames, chosen[0].seqs, chosen[0].joined
         else:
             frames = [frame for delivery in chosen for frame in delivery.frames]
+            seqs = [seq for delivery in chosen for seq in delivery.seqs]
             joined = subscriber.encoder.join(frames)
-        subscriber.deliver(joined, frames, last)
+        subscriber.deliver(joined, frames, seqs)
         return len(frames)
 
     def _give_some(self, subscriber: Subscriber, deliveries: list[_Delivery]) -> int:
@@ -396,5 +397,5 @@ class Hub:
             seqs = sorted(frames)
             ordered = [frames[seq] for seq in seqs]
             joined = ordered[0] if len(ordered) == 1 else subscriber.encoder.join(ordered)
-            subscriber.deliver(joined, ordered, seqs[-1])
+            subscriber.deliver(joined, ordered, seqs)
         return len(frames)

@@ -59,9 +59,12 @@ class Node:
     async def run(self) -> None:
         """Fan out until cancelled."""
         try:
-            await self.hub.run()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.engine.run)
+                nursery.start_soon(self.hub.run)
         finally:
             self.engine.detach(self.hub)
+            self.engine.close()
 
 
 def build_node(settings: Settings) -> Node:
@@ -80,6 +83,7 @@ def build_node(settings: Settings) -> Node:
             wait_seconds=settings.publish_wait_seconds,
         ),
         connections=Connections(
+            engine,
             hub,
             most=settings.max_connections,
             outbox_bytes=settings.outbox_bytes,

@@ -79,8 +79,8 @@ class Subscriber(ABC):
     encoder: Encoder
 
     @abstractmethod
-    def deliver(self, joined: Any, frames: Sequence[Any], seq: int) -> None:
-        """Take frames in order; ``joined`` is all of them in one, ``seq`` that of the last.
+    def deliver(self, joined: Any, frames: Sequence[Any], seqs: Sequence[int]) -> None:
+        """Take frames in order; ``joined`` is all of them in one, ``seqs`` has that of each.
 
         Never blocks, never raises.
         """

@@ -182,7 +182,7 @@ def start(
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", "0", *options],
             cwd=folder,
-            env=inherited | (environment or {}),
+            env=inherited | {"TRIOCAST_ENGINE": "memory://"} | (environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,20 +118,25 @@ def test_a_page_that_is_not_allowed(page: Page, serve: Callable[..., Server]) ->
 
 @pytest.mark.parametrize("how", ["terminate", "kill"])
 def test_an_event_source_comes_back_after_a_restart(
-    page: Page, start: Callable[..., Server], how: str
+    page: Page, start: Callable[..., Server], how: str, tmp_path: Path
 ) -> None:
-    server = start()
+    """With nothing but the standard it gets what was published while it was away."""
+    in_file = ("--engine", f"sqlite:///{tmp_path}/events.db")
+    server = start(*in_file)
     listen(page, server, "channel=news")
-    publish(server, channel="news", data="before")
-    assert data_seen(page, 1) == ["before"]
+    if how == "kill":  # and also if it never had an event
+        publish(server, channel="news", data="before")
+        assert data_seen(page, 1) == ["before"]
     getattr(server.process, how)()
     server.process.wait(10)
     page.wait_for_function("states.includes('again')")
-    successor = start("--port", str(server.port))
+    successor = start("--port", str(server.port), *in_file)
     assert successor.port == server.port
+    publish(successor, channel="news", data="missed")
     page.wait_for_function("states.at(-1) === 'open' && states.length > 2")
     publish(successor, channel="news", data="after")
-    assert data_seen(page, 2) == ["before", "after"]
+    expected = ["before", "missed", "after"] if how == "kill" else ["missed", "after"]
+    assert data_seen(page, len(expected)) == expected
     assert "closed" not in page.evaluate("states")
 
 

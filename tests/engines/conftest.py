@@ -1,24 +1,72 @@
 """The engines that the contract is run on.
 
-An engine joins by a function that takes ``epoch``, ``history_events`` and ``history_bytes`` and
-returns an async context manager of the open engine.
+An engine joins by a function that takes ``history_events`` and ``history_bytes`` and returns an
+async context manager of the open engine, at work.
 """
 
+import tempfile
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
+import trio
 
 from triocast.engines import MemoryEngine
+from triocast.engines.sqlite import SQLiteEngine
 
 
 @asynccontextmanager
 async def memory(**bounds):
-    yield MemoryEngine(**bounds)
+    yield MemoryEngine(epoch="e1", **bounds)
 
 
-ENGINES = {"memory": memory}
+@asynccontextmanager
+async def sqlite(**bounds):
+    with tempfile.TemporaryDirectory() as folder:
+        engine = SQLiteEngine(Path(folder) / "events.db", durable=False, **bounds)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.run)
+            yield engine
+            nursery.cancel_scope.cancel()
+        engine.close()
 
-ROOMY = {"epoch": "e1", "history_events": 100, "history_bytes": 10_000_000}
+
+class Outlet:
+    """Has room for ``bound`` events; `take` makes room."""
+
+    def __init__(self, bound: int = 1) -> None:
+        self.bound = bound
+        self.inside = 0
+        self.most = 0
+        self.seqs: list[int] = []
+        self._taken = trio.Event()
+
+    @property
+    def has_room(self) -> bool:
+        return self.inside < self.bound
+
+    async def wait_for_room(self) -> None:
+        while not self.has_room:
+            await self._taken.wait()
+
+    def put(self, publications) -> None:
+        self.seqs += [p.seq for p in publications]
+        self.inside += len(publications)
+        self.most = max(self.most, self.inside)
+
+    def fill(self) -> None:
+        """As another engine would that spreads to it."""
+        self.inside = self.bound
+
+    def take(self) -> None:
+        self.inside = 0
+        self._taken.set()
+        self._taken = trio.Event()
+
+
+ENGINES = {"memory": memory, "sqlite": sqlite}
+
+ROOMY = {"history_events": 100, "history_bytes": 10_000_000}
 
 
 @pytest.fixture(params=ENGINES)
@@ -33,3 +81,9 @@ def open_engine(request):
 async def engine(open_engine):
     async with open_engine() as engine:
         yield engine
+
+
+@pytest.fixture
+def new_outlet():
+    """Make outlets that fill up."""
+    return Outlet

@@ -4,6 +4,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
 
 from triocast.engines.memory import EVENT_OVERHEAD, MemoryEngine
 from triocast.events import Event
@@ -118,3 +119,17 @@ def test_sweeping_forgets_nothing_that_is_kept(published):
             assert kept == seqs[len(seqs) - len(kept) :]
 
     trio.run(scenario)
+
+
+async def test_room_for_one_wakes_many_and_lets_one_through(new_outlet):
+    engine, outlet = engine_of(), new_outlet()
+    engine.attach(outlet)
+    await engine.publish([event("a")])
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(engine.publish, [event("a")])
+        for _ in range(25):
+            await wait_all_tasks_blocked()
+            outlet.take()
+    assert outlet.seqs == list(range(1, 22))
+    assert outlet.most == 1

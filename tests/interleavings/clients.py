@@ -27,7 +27,8 @@ from triocast.subscriptions import Filter
 from triocast.transports.deflate import make_deflate
 from triocast.transports.sse import SSEConnection, StreamOptions
 from triocast.transports.websocket import WebSocketConnection
-from triocast.wire import sse
+from triocast.wire import cursor, sse
+from triocast.wire.start import After
 
 from . import network, reading
 from .expectation import Expectation
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
 DEFLATE = make_deflate(Namespaces({"n": Namespace(compress=True)}))
 
 
+TELLING = (reading.Event, reading.Gap, reading.Heartbeat)
+"""Items that can carry a cursor."""
+
+
 def agreed() -> PerMessageDeflate:
     assert DEFLATE is not None
     ((_, parameters),) = parse_extension(DEFLATE.negotiate(["permessage-deflate"]) or "")
@@ -51,8 +56,9 @@ def agreed() -> PerMessageDeflate:
 class Client:
     """One client's connection on the server, and its own end of the wire."""
 
-    def __init__(self, world: World, id: str, spec: Connect) -> None:
+    def __init__(self, world: World, id: str, spec: Connect, start: After | None) -> None:
         self.id = id
+        self.start = start
         self.way = spec.way
         self.wire = Wire(spec.plan)
         self.reason: EndReason | None = None
@@ -66,7 +72,9 @@ class Client:
             self.connection = self._open_websocket(world, spec)
 
     def _open_stream(self, world: World, spec: Connect) -> SSEConnection:
-        options = StreamOptions(tuple(spec.names), spec.filter, False, spec.heartbeat_events)
+        options = StreamOptions(
+            tuple(spec.names), spec.filter, heartbeat_events=spec.heartbeat_events, start=self.start
+        )
         grant = Grant(user=spec.user, subscribe=("*",))
         stream = SSEConnection(world.connections, options, id=self.id, grant=grant, address=None)
         stream.use_framing(chunked=self.way.chunked)
@@ -85,6 +93,9 @@ class Client:
             max_message_bytes=10_000,
             max_json_depth=10,
             heartbeat_events=spec.heartbeat_events,
+            channels=spec.names,
+            filter=spec.filter,
+            start=self.start,
         )
         if not self.way.portable:
             websocket.use_frames(b"", deflate=DEFLATE if self.way.deflate else None)
@@ -118,6 +129,10 @@ class Client:
         """Whether it may still ask for something."""
         return self.connection.reason is None and not self._leaving
 
+    @property
+    def is_catching_up(self) -> bool:
+        return self.connection._held is not None
+
     def leave(self) -> None:
         self._leaving = True
         self.wire.to_server.close()
@@ -149,14 +164,14 @@ class Client:
                     "tags": sorted(filter.tags),
                 }
             )
-        else:
+        elif not self.is_catching_up:
             hub.subscribe(self.connection, names, filter)
             self._mark_change()
 
     def unsubscribe(self, hub: Hub, names: Sequence[str]) -> None:
         if self.way.transport == "websocket":
             self.say({"type": "unsubscribe", "id": "change", "channels": names})
-        else:
+        elif not self.is_catching_up:
             hub.unsubscribe(self.connection, names)
             self._mark_change()
 
@@ -176,21 +191,33 @@ class Client:
         sent = (self.connection.encoder.encode(publication) for publication in accepted)
         return reading.read_frames(arrived, [agreed()] if self.way.deflate else [], sent)
 
-    def check(self, changes: Sequence[Change], accepted: Sequence[Publication]) -> None:
+    def cursor(self, accepted: Sequence[Publication]) -> str | None:
+        """What the next one in its place comes back with."""
+        ids = [item.id for item in self.read(accepted) if isinstance(item, TELLING) and item.id]
+        if ids:
+            return ids[-1]
+        return None if self.start is None else cursor.encode(self.start.position)
+
+    def check(
+        self, changes: Sequence[Change], accepted: Sequence[Publication], kept: set[Publication]
+    ) -> None:
         """Compare what arrived with what was accepted."""
         items = self.read(accepted)
         note(f"{self.id} {self.way} {self.reason} {items}")
         self._check_end(items)
-        expected = Expectation(self.id, accepted)
+        start = None if self.start is None else self.start.position.seq
+        expected = Expectation(self.id, accepted, kept, start=start)
         pending = iter(changes)
         for item in items:
             match item:
                 case reading.Change():
                     expected.change(next(pending))
-                    if self.way.transport == "sse" and expected.changes == 1:
+                    if expected.changes == 1:
                         expected.change(next(pending))  # its channels, behind what is for all
                 case reading.Event():
                     expected.take(item)
+                case reading.Gap():
+                    expected.skip(item)
                 case reading.Heartbeat() if item.id is not None:
                     expected.come_back_with(item.id)
         if self.survived:
@@ -209,8 +236,9 @@ class Client:
             case EndReason.PEER_LOST:
                 assert self.wire.broken
             case EndReason.SLOW_CONSUMER:
-                # Where only the send task writes, a burst can be over the bound before its turn.
-                assert self.wire.hindered or not self.way.direct
+                # Where only the send task writes, or while a backlog is given, a burst can be
+                # over the bound before its turn.
+                assert self.wire.hindered or not self.way.direct or self.is_catching_up
             case _:
                 assert self.reason is EndReason.SHUTDOWN
         assert self._arrived_at_end == (len(self.wire.arrived), len(self.wire.messages))

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 
 import attrs
 
-from triocast.events import Publication, pattern_matches
+from triocast.events import Publication, namespace_of, pattern_matches
 from triocast.subscriptions import EVERYTHING, Filter
 from triocast.wire import cursor
 
 from . import reading
 from .observing import Change
+
+OPENING_CHANGES = 2
+"""A connection's own channels, and those that it comes with: they begin where it resumes."""
 
 
 @attrs.define
@@ -36,11 +39,21 @@ class Interval:
 class Expectation:
     """What one client may get next, and what it must have got."""
 
-    def __init__(self, id: str, accepted: Sequence[Publication]) -> None:
+    def __init__(
+        self,
+        id: str,
+        accepted: Sequence[Publication],
+        kept: set[Publication],
+        *,
+        start: int | None,
+    ) -> None:
         self.changes = 0
+        self._start = start
+        self._kept = kept
         self.got: set[int] = set()
         self.last = 0
         self._id = id
+        self._accepted_by_all = accepted
         self._accepted = [each for each in accepted if each.event.exclude != id]
         self._by_number = {json.loads(each.event.data)["n"]: each for each in accepted}
         self._own = f"$conn:{id}"
@@ -60,7 +73,33 @@ class Expectation:
                 old.until = change.written
                 self._past.append(self._now.pop(name))
             if change.filter is not None:
-                self._now[name] = Interval(name, change.filter, change.live)
+                live = change.live
+                if self._start is not None and self.changes <= OPENING_CHANGES:
+                    live = self._start
+                self._now[name] = Interval(name, change.filter, live)
+
+    def skip(self, gap: reading.Gap) -> None:
+        """Take word that something is missing: which must be so."""
+        assert gap.reason == "expired"
+        assert self._start is not None
+        assert self._seq_of(gap.id) == self._start
+        to = self._seq_of(gap.to)
+        for name in gap.channels:
+            interval = self._now.pop(name)
+            # Of a channel that is forgotten altogether, only its namespace's floor is known.
+            assert any(
+                interval.live < publication.seq <= to and publication not in self._kept
+                for publication in self._accepted_by_all
+                if pattern_matches(name, publication.event.channel)
+                or namespace_of(name) == namespace_of(publication.event.channel)
+            ), f"nothing of {name} is missing"
+            self._past.append(attrs.evolve(interval, until=self.last))
+            self._now[name] = attrs.evolve(interval, live=to)
+
+    @staticmethod
+    def _seq_of(id: str) -> int:
+        (standing,) = cursor.decode(id)
+        return standing.position.seq
 
     def take(self, event: reading.Event) -> None:
         publication = self._by_number[event.content["data"]["n"]]
@@ -83,8 +122,7 @@ class Expectation:
 
     def come_back_with(self, id: str) -> None:
         """Take a cursor: what is not above it will never be asked for again."""
-        (standing,) = cursor.decode(id)
-        seq = standing.position.seq
+        seq = self._seq_of(id)
         assert seq >= self.last
         self.end(seq)
         self.last = seq

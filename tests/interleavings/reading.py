@@ -46,17 +46,27 @@ class Heartbeat:
 
 
 @attrs.frozen
+class Gap:
+    """Some of these channels' events are not given; ``to`` is behind which they are again."""
+
+    reason: str
+    channels: tuple[str, ...]
+    id: str
+    to: str
+
+
+@attrs.frozen
 class Farewell:
     """The last word of the server."""
 
 
-Item = Event | Change | Heartbeat | Farewell
+Item = Event | Change | Heartbeat | Gap | Farewell
 
 
 def read_stream(arrived: bytes, *, head: bytes) -> list[Item]:
     """Read Server-Sent Events behind an HTTP response's head."""
     if len(arrived) < len(head):
-        assert head.startswith(arrived)
+        assert head.startswith(arrived), arrived
         return []
     client = h11.Connection(h11.CLIENT)
     client.send(h11.Request(method="GET", target="/", headers=[("host", "x")]))
@@ -90,7 +100,13 @@ def _blocks(text: str) -> Iterator[Item]:
         elif not block.data or '"HEARTBEAT"' in block.data:
             yield Heartbeat(block.id)
         else:
-            yield Event(json.loads(block.data), block.id)
+            item = _message(block.data)
+            assert isinstance(item, Event | Gap)
+            if isinstance(item, Gap):
+                assert item.id == block.id
+                yield item
+            else:
+                yield Event(item.content, block.id)
         first = False
 
 
@@ -137,6 +153,11 @@ def _message(text: str) -> Item:
             return Change()
         case "HEARTBEAT":
             return Heartbeat(None)
+        case "live":
+            return Heartbeat(message["id"])
+        case "gap":
+            gap = message["data"]
+            return Gap(gap["reason"], tuple(gap["channels"]), message["id"], gap["to"])
     return Event(message, message.get("id"))
 
 

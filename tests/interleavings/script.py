@@ -54,6 +54,8 @@ class Connect:
     plan: Sequence[int | None]
     user: str | None
     heartbeat_events: bool
+    resumes: bool
+    """Whether it comes back with the cursor of the one before it in this place."""
 
 
 @attrs.frozen
@@ -151,7 +153,9 @@ class Author:
         ends = dice.one([[], [], [], [], [], [BREAK]])
         user, heartbeat_events = dice.one([None, "u"]), dice.one([False, True])
         filter = dice.one(self._filters)
-        return Connect(client, way, names, filter, [*plan, *ends], user, heartbeat_events)
+        resumes = dice.one([True, True, False])
+        plan += ends
+        return Connect(client, way, names, filter, plan, user, heartbeat_events, resumes)
 
     def steps(self, dice: Dice) -> list[Step]:
         """One step, or a few that fall into one batch of the hub."""

@@ -16,11 +16,13 @@ from triocast.engines.memory import MemoryEngine
 from triocast.errors import EndReason
 from triocast.events import Event, Publication
 from triocast.publisher import Publisher
+from triocast.wire.start import After, parse_cursor
 
 from .clients import Client
 from .observing import Accepted, ObservedHub
 from .script import Connect, Disturb, Pass, Publish, Say, Subscribe, ToPublish, Turns, Unsubscribe
 
+EVERY_CHANNEL = ("*", "$all", "$user:u")
 HEARTBEAT_SECONDS = 30.0
 PONG_SECONDS = 5.0
 OUTBOX_BYTES = 8_000
@@ -49,7 +51,11 @@ class World:
         self.engine.attach(self.accepted)
         self.publisher = Publisher(self.engine, max_event_bytes=10_000, wait_seconds=math.inf)
         self.connections = Connections(
-            self.hub, most=100, outbox_bytes=OUTBOX_BYTES, heartbeat_seconds=HEARTBEAT_SECONDS
+            self.engine,
+            self.hub,
+            most=100,
+            outbox_bytes=OUTBOX_BYTES,
+            heartbeat_seconds=HEARTBEAT_SECONDS,
         )
         self.here: dict[int, Client] = {}
         self.all: list[Client] = []
@@ -77,6 +83,8 @@ class World:
                             client.wire.stalled = False
                     await self._settle()
                 around.cancel_scope.cancel()
+            history = await self.engine.history(EVERY_CHANNEL, after=0, limit=10**6)
+            self.kept = history.publications
         assert self.connections.live == set()
         assert self.hub.subscribers() == ()
 
@@ -86,7 +94,9 @@ class World:
         while waiting:
             await trio.sleep(1)
             waiting = self.hub.written != self.hub.accepted or any(
-                client.connection.queued_bytes for client in self.all if client.is_there
+                client.connection.queued_bytes or client.is_catching_up
+                for client in self.all
+                if client.is_there
             )
         for client in self.all:
             client.survived = client.is_there
@@ -103,7 +113,7 @@ class World:
             case Connect(slot):
                 if slot in self.here and self.here[slot].is_there:
                     return
-                client = Client(self, f"c{len(self.all)}", step)
+                client = Client(self, f"c{len(self.all)}", step, self._start(step))
                 self.all.append(client)
                 self.here[slot] = client
                 self.connections.admit(client.connection)
@@ -123,6 +133,13 @@ class World:
                     and client.connection in self.connections.live
                 ):
                     self._do_to(client, step)
+
+    def _start(self, step: Connect) -> After | None:
+        """Return where a client's forerunner had come to."""
+        if not step.resumes or step.client not in self.here:
+            return None
+        text = self.here[step.client].cursor(self.accepted.list)
+        return None if text is None else parse_cursor(text)
 
     def _do_to(self, client: Client, step: object) -> None:
         match step:
@@ -172,7 +189,6 @@ class World:
         accepted = self.accepted.list
         note(f"accepted {[(each.seq, each.event.channel) for each in accepted]}")
         assert [each.seq for each in accepted] == list(range(1, len(accepted) + 1))
-        kept = set(accepted)
-        assert kept.issuperset(self.acknowledged)
+        assert set(accepted).issuperset(self.acknowledged)
         for client in self.all:
-            client.check(self.hub.changes.get(client.id, ()), accepted)
+            client.check(self.hub.changes.get(client.id, ()), accepted, set(self.kept))

@@ -53,7 +53,7 @@ async def parts(nursery):
     return Parts(
         engine,
         hub,
-        Connections(hub, most=100, outbox_bytes=200_000, heartbeat_seconds=HEARTBEAT),
+        Connections(engine, hub, most=100, outbox_bytes=200_000, heartbeat_seconds=HEARTBEAT),
         Publisher(engine, max_event_bytes=10_000, wait_seconds=1),
     )
 

@@ -116,7 +116,7 @@ class Recorder(Subscriber):
         self.encoder = encoder
         self.joined = []
 
-    def deliver(self, joined, frames, seq):
+    def deliver(self, joined, frames, seqs):
         self.joined.append(joined)
 
 

@@ -13,16 +13,9 @@ from triocast.hub import Hub
 from triocast.subscriptions import make_filter
 from triocast.transports.sse import polite_end
 
+from .reading import blocks
+
 HEARTBEAT = 10.0
-
-
-def blocks(body):
-    """Return each block as a list of (field, value)."""
-    assert body.endswith(b"\n\n")
-    return [
-        [tuple(line.split(": ", 1)) for line in block.split("\n")]
-        for block in body.decode().removesuffix("\n\n").split("\n\n")
-    ]
 
 
 def seqs(body):

@@ -7,9 +7,11 @@ hub of every process that shares the engine. What each promises:
   ``seq`` within the engine's ``epoch``, they are in history, and they are on their way to every
   attached outlet in the order of ``seq``.
 - ``prev`` of a publication is the ``seq`` of the one before it in its channel.
-- ``history`` answers from one moment: the publications of the channels after a ``seq``, in order,
-  and each channel's floor, the highest ``seq`` that retention removed. A reader whose position is
-  below a channel's floor has missed something for good.
+- ``history`` answers from one moment: the publications of channels and patterns after a ``seq``, in
+  order, and each name's floor, the highest ``seq`` that retention removed there. A reader whose
+  position is below a channel's floor has missed something for good.
+- ``latest`` answers from one moment, too: the newest kept publication of each key of each channel;
+  those without a key count as one.
 - A ``seq`` that has been given is never given again in the same epoch. A store that lost its past
   begins a new epoch.
 - Events to one connection (``$conn:<id>``) are spread but not kept.
@@ -22,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import attrs
+import trio
 
 from triocast.events import Event, Position, Publication
 
@@ -44,9 +47,11 @@ class Outlet(Protocol):
 class History:
     """An answer of `Engine.history`.
 
-    ``publications`` are in the order of ``seq``. ``floors`` has every channel that was asked for.
-    ``head`` is the position of the last event that the engine had accepted. ``complete`` is false
-    if ``limit`` cut the publications off.
+    ``publications`` are in the order of ``seq``. ``floors`` has every name that was asked for; of a
+    pattern it is the highest floor of all channels that it covers, those forgotten included, or
+    any number up to ``after`` where that is not above ``after``. ``head`` is the position of the
+    last event that the engine had accepted. ``complete`` is false if ``limit`` cut the
+    publications off.
     """
 
     publications: tuple[Publication, ...]
@@ -62,6 +67,18 @@ class Engine(ABC):
     @abstractmethod
     def head(self) -> Position:
         """The position of the last accepted event; ``seq`` 0 before the first."""
+
+    async def run(self) -> None:
+        """Do the engine's work until cancelled. Events are accepted only while this runs."""
+        await trio.sleep_forever()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what the engine has open, after `run` has ended."""
+
+    async def trim(self) -> None:
+        """Remove now what retention removes in its own time."""
+        await trio.lowlevel.checkpoint()
 
     @abstractmethod
     def attach(self, outlet: Outlet) -> None:
@@ -79,8 +96,26 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    async def history(self, channels: Sequence[str], *, after: int, limit: int) -> History:
-        """Return what the channels had after ``seq`` ``after``, ``limit`` publications at most."""
+    async def history(
+        self,
+        names: Sequence[str],
+        *,
+        after: int,
+        limit: int,
+        before: int | None = None,
+        newest: bool = False,
+    ) -> History:
+        """Return what channels and patterns had after ``seq`` ``after``, and below ``before``.
+
+        If that is more than ``limit`` publications, the oldest of them, or the ``newest``.
+        """
+
+    @abstractmethod
+    async def latest(self, names: Sequence[str], *, limit: int) -> tuple[Publication, ...]:
+        """Return the newest publication of each key of each channel, in the order of ``seq``.
+
+        If there are more than ``limit``, the newest of them.
+        """
 
     @abstractmethod
     async def check_health(self) -> None:

@@ -8,14 +8,22 @@ forgotten; what is still known of it is its namespace's floor.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 import attrs
 import trio
 
 from triocast.engines.base import Engine, History, Outlet
-from triocast.events import Event, Position, Publication, is_connection_channel, namespace_of
+from triocast.events import (
+    Event,
+    Position,
+    Publication,
+    is_connection_channel,
+    is_pattern,
+    namespace_of,
+    pattern_matches,
+)
 
 EVENT_OVERHEAD: Final = 600
 """Bytes that a kept event costs beyond its data (measured: objects, ring, strings)."""
@@ -58,9 +66,10 @@ class MemoryEngine(Engine):
         self._rings: dict[str, _Ring] = {}
         self._namespace_floors: dict[str, int] = {}
         self._other_floor = 0
-        # (seq, channel) in the order they will be forgotten; those that their ring has dropped
-        # already stay in it until they come up or are swept.
-        self._order: deque[tuple[int, str]] = deque()
+        self._highest_floor = 0
+        # In the order they will be forgotten; those that their ring has dropped already stay in
+        # it until they come up or are swept.
+        self._order: deque[Publication] = deque()
         self._kept = 0
         self._bytes = 0
 
@@ -92,22 +101,45 @@ class MemoryEngine(Engine):
             outlet.put(publications)
         return publications
 
-    async def history(self, channels: Sequence[str], *, after: int, limit: int) -> History:
+    async def history(
+        self,
+        names: Sequence[str],
+        *,
+        after: int,
+        limit: int,
+        before: int | None = None,
+        newest: bool = False,
+    ) -> History:
         await trio.lowlevel.checkpoint()
-        found: list[Publication] = []
-        floors: dict[str, int] = {}
-        for channel in dict.fromkeys(channels):
-            ring = self._rings.get(channel)
-            if ring is None:
-                floors[channel] = self._floor_of(namespace_of(channel))
-                continue
-            floors[channel] = ring.floor
-            for publication in reversed(ring.kept):
-                if publication.seq <= after:
-                    break
-                found.append(publication)
-        found.sort(key=lambda publication: publication.seq)
-        return History(tuple(found[:limit]), floors, self._head, complete=len(found) <= limit)
+        asked = dict.fromkeys(names)
+        floors = {name: self._floor(name, after) for name in asked}
+        below = self._head.seq + 1 if before is None else before
+        # From the newest to the oldest.
+        if any(is_pattern(name) for name in asked):
+            found = self._covered(asked, after, below)
+        else:
+            found = [
+                publication
+                for name in asked
+                for publication in self._kept_of(name, after)
+                if publication.seq < below
+            ]
+            found.sort(key=lambda publication: publication.seq, reverse=True)
+        complete = len(found) <= limit
+        chosen = found if complete else found[:limit] if newest else found[len(found) - limit :]
+        return History(tuple(reversed(chosen)), floors, self._head, complete)
+
+    async def latest(self, names: Sequence[str], *, limit: int) -> tuple[Publication, ...]:
+        await trio.lowlevel.checkpoint()
+        found: dict[tuple[str, str | None], Publication] = {}
+        for channel in self._channels(names):
+            for publication in reversed(self._rings[channel].kept):
+                found.setdefault((channel, publication.event.key), publication)
+        ordered = sorted(found.values(), key=lambda publication: publication.seq)
+        return tuple(ordered[max(len(ordered) - limit, 0) :])
+
+    def close(self) -> None:
+        """Nothing to do: what is in memory goes with the process."""
 
     async def check_health(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -127,7 +159,7 @@ class MemoryEngine(Engine):
 
     def _keep(self, ring: _Ring, publication: Publication) -> None:
         ring.kept.append(publication)
-        self._order.append((publication.seq, publication.event.channel))
+        self._order.append(publication)
         self._kept += 1
         self._bytes += _size(publication)
         if len(ring.kept) > self._history_events:
@@ -135,24 +167,20 @@ class MemoryEngine(Engine):
             if not ring.kept:
                 self._forget(publication.event.channel, ring)
         while self._bytes > self._history_bytes:
-            oldest, channel = self._order.popleft()
+            oldest = self._order.popleft()
+            channel = oldest.event.channel
             owner = self._rings.get(channel)
-            if owner is not None and owner.kept and owner.kept[0].seq == oldest:
+            if owner is not None and owner.kept and owner.kept[0] is oldest:
                 self._drop_oldest(owner)
                 if not owner.kept:
                     self._forget(channel, owner)
         if len(self._order) > 2 * self._kept + _SLACK:
-            self._order = deque(
-                sorted(
-                    (publication.seq, channel)
-                    for channel, ring in self._rings.items()
-                    for publication in ring.kept
-                )
-            )
+            self._order = deque(filter(self._is_kept, self._order))
 
     def _drop_oldest(self, ring: _Ring) -> None:
         gone = ring.kept.popleft()
         ring.floor = gone.seq
+        self._highest_floor = max(self._highest_floor, gone.seq)
         self._kept -= 1
         self._bytes -= _size(gone)
 
@@ -164,6 +192,54 @@ class MemoryEngine(Engine):
             own = {n: floor for n, floor in self._namespace_floors.items() if n.startswith("$")}
             self._other_floor = max(self._namespace_floors.values())
             self._namespace_floors = own
+
+    def _is_kept(self, publication: Publication) -> bool:
+        ring = self._rings.get(publication.event.channel)
+        return ring is not None and publication.seq > ring.floor
+
+    def _kept_of(self, channel: str, after: int) -> Iterator[Publication]:
+        """Yield what is kept of a channel after a ``seq``, newest first."""
+        ring = self._rings.get(channel)
+        for publication in reversed(ring.kept) if ring is not None else ():
+            if publication.seq <= after:
+                return
+            yield publication
+
+    def _covered(self, names: Collection[str], after: int, below: int) -> list[Publication]:
+        """Return what is kept of channels and patterns after a ``seq``, newest first."""
+        wanted: dict[str, bool] = {}
+        found = []
+        for publication in reversed(self._order):
+            if publication.seq <= after:
+                break
+            channel = publication.event.channel
+            covered = wanted.get(channel)
+            if covered is None:
+                covered = any(pattern_matches(name, channel) for name in names)
+                wanted[channel] = covered
+            if covered and publication.seq < below and self._is_kept(publication):
+                found.append(publication)
+        return found
+
+    def _channels(self, names: Sequence[str]) -> list[str]:
+        """Return the channels that something is kept of, out of channels and patterns."""
+        if any(is_pattern(name) for name in names):
+            return [c for c in self._rings if any(pattern_matches(name, c) for name in names)]
+        return [name for name in dict.fromkeys(names) if name in self._rings]
+
+    def _floor(self, name: str, after: int) -> int:
+        if not is_pattern(name):
+            ring = self._rings.get(name)
+            return self._floor_of(namespace_of(name)) if ring is None else ring.floor
+        if self._highest_floor <= after:
+            return self._highest_floor
+        rings = (
+            ring.floor for channel, ring in self._rings.items() if pattern_matches(name, channel)
+        )
+        if name == "*":
+            forgotten = [f for n, f in self._namespace_floors.items() if not n.startswith("$")]
+            return max(*rings, *forgotten, self._other_floor, 0)
+        return max(*rings, self._floor_of(namespace_of(name)), 0)
 
     def _floor_of(self, namespace: str) -> int:
         unheard = 0 if namespace.startswith("$") else self._other_floor

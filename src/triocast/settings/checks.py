@@ -23,7 +23,7 @@ Finding = tuple[str, str]
 Check = Callable[[Any], Finding | None]
 
 MASK: Final = "********"
-ENGINES: Final = ("memory",)
+ENGINES: Final = ("memory", "sqlite")
 SHORTEST_TOKEN_KEY: Final = 32
 LONGEST_DURATION: Final = 86_400.0
 HOW_TO_MAKE_A_KEY: Final = 'python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
@@ -90,8 +90,15 @@ def check_engine(value: str) -> Finding | None:
             f"no engine is known for {_without_password(value)!r}",
             f"this version supports {supported}",
         )
-    if rest:
+    if scheme == "memory" and rest:
         return "memory:// takes nothing behind it", "write memory://"
+    if scheme == "sqlite" and not rest.removeprefix("/"):
+        return (
+            "sqlite:// names no file",
+            "write sqlite:///events.db, or sqlite:////var/lib/triocast/events.db for a whole path",
+        )
+    if scheme == "sqlite" and not rest.startswith("/"):
+        return f"{value} lacks a slash", f"write sqlite:///{rest}"
     return None
 
 

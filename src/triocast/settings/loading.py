@@ -71,12 +71,14 @@ def load_settings(
     config_file: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, object] | None = None,
+    defaults: Mapping[str, object] | None = None,
 ) -> LoadedSettings:
     """Return the settings in force.
 
     The command line (``overrides``, by setting name) outweighs the environment (``environ``,
     os.environ if None), which outweighs the file (``config_file``, or the one that
-    TRIOCAST_CONFIG names), which outweighs the defaults. Values that are outweighed are not
+    TRIOCAST_CONFIG names), which outweighs the defaults; ``defaults``, by setting name, are used
+    in place of those of `Settings`. Values that are outweighed are not
     looked at; unknown names always are.
 
     Raises SettingsError with everything that is wrong.
@@ -94,7 +96,7 @@ def load_settings(
         problems += layer.problems
 
     sources = {name: given[name].source if name in given else "default" for name in SETTINGS}
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(defaults or {})
     for name, item in given.items():
         try:
             value = SETTINGS[name].kind.read(item.raw)

@@ -76,7 +76,7 @@ class Settings:
     engine: str = _setting(
         "memory://",
         TEXT,
-        "Where events are ordered and kept. memory:// keeps them in this process.",
+        "Where events are ordered and kept: memory:// in this process, sqlite:///FILE in a file.",
         check=check_engine,
     )
     tls_certificate: Path | None = _setting(
@@ -157,8 +157,21 @@ class Settings:
     history_bytes: int = _setting(
         67_108_864,
         INTEGER,
-        "Bytes of events kept for resuming, all channels of the memory engine together.",
+        "Bytes of events kept for resuming, all channels together; with sqlite the file's size.",
         check=between(0),
+    )
+    history_seconds: float = _setting(
+        0.0,
+        SECONDS,
+        "Seconds that events are kept for resuming; 0 is as long as there is room.",
+        check=duration_or_zero,
+    )
+    durability: str = _setting(
+        "power",
+        TEXT,
+        "What an acknowledged event survives with sqlite: loss of power, or the end of the process,"
+        " which is faster.",
+        check=one_of("power", "process"),
     )
     heartbeat_seconds: float = _setting(
         25.0, SECONDS, "Seconds between two heartbeats.", check=positive_duration

@@ -12,8 +12,10 @@ from triocast.connection import Connection
 from triocast.connections import jittered_retry_ms
 from triocast.errors import EndReason, TriocastError, Unauthorized
 from triocast.events import Position, Publication, is_connection_channel
+from triocast.resume import Backlog, Gap
 from triocast.subscriptions import EVERYTHING, Filter
 from triocast.wire import cursor, envelope, sse
+from triocast.wire.start import After, Start
 
 if TYPE_CHECKING:
     from triocast.auth import Grant
@@ -61,12 +63,14 @@ class StreamOptions:
     filter: Filter = EVERYTHING
     named: bool = False
     heartbeat_events: bool = False
+    start: Start | None = None
+    """Where it begins; None is now."""
 
 
 class SSEConnection(Connection):
     """A client that reads ``text/event-stream``."""
 
-    __slots__ = ("_chunked", "_options")
+    __slots__ = ("_chunked", "_missing", "_options")
 
     transport = "sse"
 
@@ -83,6 +87,7 @@ class SSEConnection(Connection):
         self._options = options
         self._filter = options.filter
         self._chunked = False
+        self._missing: Backlog | None = None
         self.use_framing(chunked=False)
 
     def use_framing(self, *, chunked: bool) -> None:
@@ -92,17 +97,30 @@ class SSEConnection(Connection):
 
     def _opened(self) -> None:
         options = self._options
+        if options.start is not None:
+            self._hold()
         live = self._hub.subscribe(self, options.channels, options.filter)
-        self.seq = live.seq
+        at: Position | None = live
+        if options.start is not None:
+            names = self._hub.subscriptions(self)
+            self._missing = self._backlog(names, options.filter, options.start, live)
+            # It has not got yet what makes the state that it asked for, or fills its gap.
+            at = options.start.position if isinstance(options.start, After) else None
+        self.seq = live.seq if self._missing is None else 0
         self._push_block(
             sse.block(
                 comment=f"triocast {self.id}",
                 retry_ms=jittered_retry_ms(),
-                id=cursor.encode(live),
+                id=None if at is None else cursor.encode(at),
             )
         )
 
     async def _receive(self) -> None:
+        if self._missing is not None:
+            await self._catch_up(self._missing)
+            at = Position(self._missing.live.epoch, self.seq)
+            self._push_block(sse.block(comment="live", id=cursor.encode(at)))
+            self._missing = None
         received = 0
         while (data := await self._link.receive()) is not None:
             received += len(data)
@@ -110,7 +128,7 @@ class SSEConnection(Connection):
                 self.end(EndReason.POLICY)
 
     def _beat(self) -> None:
-        if self.queued_bytes:
+        if self.queued_bytes or self._missing is not None:
             return  # The client has bytes coming, and the send task its own patience.
         written = self._hub.written
         at = cursor.encode(Position(written.epoch, max(written.seq, self.seq)))
@@ -120,6 +138,12 @@ class SSEConnection(Connection):
             self._push_block(sse.block(id=at, event=event, data=data))
         else:
             self._push_block(sse.block(comment="", id=at))
+
+    def _gap_frame(self, gap: Gap) -> bytes:
+        data = envelope.encode_gap(timestamp(), **attrs.asdict(gap, recurse=False))
+        event = "gap" if self._options.named else None
+        block = sse.block(id=cursor.encode(gap.resume_at), event=event, data=data)
+        return sse.chunk(block) if self._chunked else block
 
     def _farewell(self, reason: EndReason) -> Sequence[bytes] | None:
         if reason is EndReason.CLIENT_CLOSED:

@@ -12,8 +12,9 @@ import trio
 from triocast.clock import timestamp
 from triocast.connection import Connection
 from triocast.errors import EndReason, Forbidden, TooManyChannels, TriocastError, WrongContentType
-from triocast.events import BROADCAST, Event, Publication, parse_channel
-from triocast.subscriptions import make_filter
+from triocast.events import BROADCAST, Event, Position, Publication, parse_channel
+from triocast.resume import Gap
+from triocast.subscriptions import EVERYTHING, Filter, make_filter
 from triocast.transports.deflate import DeflatedTextFrameEncoder
 from triocast.transports.links import ASGIReceive, ASGISend, TaskLink
 from triocast.wire import cursor, envelope, messages
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from triocast.auth import Grant
     from triocast.connections import Connections
     from triocast.publisher import Publisher
+    from triocast.wire.start import Start
 
 SUBPROTOCOL: Final = "triocast.v1"
 
@@ -111,6 +113,7 @@ class WebSocketConnection(Connection):
     """A client that speaks the native protocol."""
 
     __slots__ = (
+        "_channels",
         "_heard",
         "_heartbeat_events",
         "_joined",
@@ -121,6 +124,7 @@ class WebSocketConnection(Connection):
         "_outcomes",
         "_publisher",
         "_reader",
+        "_start",
         "_unpublished_bytes",
     )
 
@@ -138,9 +142,19 @@ class WebSocketConnection(Connection):
         max_message_bytes: int,
         max_json_depth: int,
         heartbeat_events: bool = False,
+        channels: Sequence[str] = (),
+        filter: Filter = EVERYTHING,
+        start: Start | None = None,
     ) -> None:
+        """Make the connection of a client that begins with these channels.
+
+        ``filter`` and ``start`` are for them, and for what is for all and for its user.
+        """
         super().__init__(connections, id=id, grant=grant, address=address)
         self.encoder = TEXT_MESSAGES
+        self._filter = filter
+        self._channels = channels
+        self._start = start
         self._publisher = publisher
         self._most_channels = most_channels
         self._max_message_bytes = max_message_bytes
@@ -178,11 +192,23 @@ class WebSocketConnection(Connection):
                 "user": self.user,
                 "heartbeat_seconds": self._heartbeat_seconds,
             },
-            "id": cursor.encode(self._hub.accepted),
         }
+        if self._start is not None:
+            self._hold()
+            self.seq = 0
+        live = self._hub.subscribe(self, self._channels, self._filter)
+        if self._start is None:
+            hello["id"] = cursor.encode(live)
         self._push_text(msgspec.json.encode(hello))
 
     async def _receive(self) -> None:
+        if self._start is not None:
+            live = self._hub.accepted
+            names = self._hub.subscriptions(self)
+            await self._catch_up(self._backlog(names, self._filter, self._start, live))
+            at = cursor.encode(Position(live.epoch, self.seq))
+            told = {"type": "live", "timestamp": timestamp(), "data": None, "id": at}
+            self._push_text(msgspec.json.encode(told))
         if self._reader is None:
             while (message := await self._link.receive()) is not None:
                 if self.reason is not None:
@@ -241,6 +267,13 @@ class WebSocketConnection(Connection):
             return []
         return [frames.close_frame(reason.close_code, reason.word)]
 
+    def _gap_frame(self, gap: Gap) -> bytes:
+        text = envelope.encode_gap(timestamp(), **attrs.asdict(gap, recurse=False))
+        return text if self._reader is None else frames.text_frame(text)
+
+    def _progressed(self) -> None:
+        self._heard = True
+
     def _push_text(self, text: bytes) -> None:
         self.push(text if self._reader is None else frames.text_frame(text))
 
@@ -268,7 +301,7 @@ class WebSocketConnection(Connection):
                 self._unpublished_bytes += len(event.data)
             else:
                 await self._answer()  # Whoever subscribes now does not get what came before.
-                answer = messages.encode_reply(request_id, self._carry_out(request))
+                answer = messages.encode_reply(request_id, await self._carry_out(request))
         except messages.MessageError as error:
             answer = messages.encode_error(error.id, error.error)
         except TriocastError as error:
@@ -299,12 +332,12 @@ class WebSocketConnection(Connection):
                 answers.append(answer)
         self._push_texts(answers)
 
-    def _carry_out(
+    async def _carry_out(
         self, request: messages.Subscribe | messages.Unsubscribe | messages.Ping
     ) -> dict[str, object]:
         match request:
             case messages.Subscribe():
-                return self._subscribe(request)
+                return await self._subscribe(request)
             case messages.Unsubscribe():
                 self._hub.unsubscribe(self, request.channels)
                 self._forget_joined(request.channels)
@@ -312,7 +345,7 @@ class WebSocketConnection(Connection):
             case messages.Ping():
                 return {"timestamp": timestamp()}
 
-    def _subscribe(self, request: messages.Subscribe) -> dict[str, object]:
+    async def _subscribe(self, request: messages.Subscribe) -> dict[str, object]:
         for name in request.channels:
             if not self.grant.may_subscribe(name):
                 raise Forbidden(f"you may not subscribe to {name}")
@@ -321,10 +354,16 @@ class WebSocketConnection(Connection):
             raise TooManyChannels(
                 f"a connection subscribes to {self._most_channels} channels at the most"
             )
-        live = self._hub.subscribe(self, request.channels, make_filter(request.types, request.tags))
+        if request.start is not None:
+            self._hold()
+        filter = make_filter(request.types, request.tags)
+        live = self._hub.subscribe(self, request.channels, filter)
         if request.join:
             self._forget_joined(request.channels)
             self._joined.update(dict.fromkeys(request.channels))
+        if request.start is not None:
+            await self._catch_up(self._backlog(request.channels, filter, request.start, live))
+            live = Position(live.epoch, self.seq)
         return {"channels": request.channels, "cursor": cursor.encode(live)}
 
     def _forget_joined(self, names: Iterable[str]) -> None:

@@ -6,14 +6,13 @@ from typing import Final
 
 from quart import Blueprint, Response
 
-from triocast.errors import BadRequest, Disabled, Forbidden, TooManyChannels, Unavailable
-from triocast.events import parse_pattern, parse_tags, parse_type
+from triocast.errors import BadRequest, Disabled, Unavailable
 from triocast.node import Node
-from triocast.subscriptions import make_filter
 from triocast.transports import sse
 from triocast.web.asgi import StreamResponse
 from triocast.web.call import Call, Fields
 from triocast.web.current import current_call, current_node, grant_of, new_connection_id
+from triocast.web.subscribing import read_channels, read_filter, read_stream_start
 
 PATH: Final = "/realtime/events"
 
@@ -48,41 +47,29 @@ async def stream_events() -> Response:
 def open_stream(node: Node, call: Call) -> sse.SSEConnection:
     """Return the connection that a call for a stream opens, ready to be admitted and run.
 
-    Query: ``channel`` (repeatable; a channel or pattern), ``type`` and ``tag`` (repeatable
-    filters), ``named=1`` for ``event:`` lines, ``heartbeat=event`` for ``HEARTBEAT`` events.
-    Raises TriocastError for what is refused.
+    Query: what `subscribing` reads, ``last_event_id`` for who cannot send ``Last-Event-ID``,
+    ``named=1`` for ``event:`` lines, ``heartbeat=event`` for ``HEARTBEAT`` events. Raises
+    TriocastError for what is refused.
     """
     settings = node.settings
     if not settings.sse_enabled:
         raise Disabled("Server-Sent Events are switched off here; poll instead")
     grant = grant_of(node, call)
-    options = _options(call.query)
-    if len(options.channels) > settings.max_channels_per_connection:
-        raise TooManyChannels(
-            f"a connection subscribes to {settings.max_channels_per_connection} channels at the"
-            " most"
-        )
-    for name in options.channels:
-        if not grant.may_subscribe(name):
-            raise Forbidden(f"you may not subscribe to {name}")
+    options = sse.StreamOptions(
+        channels=read_channels(call.query, grant, most=settings.max_channels_per_connection),
+        filter=read_filter(call.query),
+        start=read_stream_start(call),
+        named=_choose(call.query, "named", "0", "1"),
+        heartbeat_events=_choose(call.query, "heartbeat", "comment", "event"),
+    )
     return sse.SSEConnection(
         node.connections, options, id=new_connection_id(), grant=grant, address=call.address
     )
 
 
-def _options(query: Fields) -> sse.StreamOptions:
-    channels = dict.fromkeys(parse_pattern(name) for name in query.all("channel"))
-    types = [parse_type(value) for value in query.all("type")]
-    tags = parse_tags(query.all("tag"))
-    named = query.get("named", "0")
-    if named not in ("0", "1"):
-        raise BadRequest("named is 0 or 1")
-    heartbeat = query.get("heartbeat", "comment")
-    if heartbeat not in ("comment", "event"):
-        raise BadRequest("heartbeat is 'comment' or 'event'")
-    return sse.StreamOptions(
-        channels=tuple(channels),
-        filter=make_filter(types, tags),
-        named=named == "1",
-        heartbeat_events=heartbeat == "event",
-    )
+def _choose(query: Fields, name: str, usual: str, other: str) -> bool:
+    """Say whether a field has its other value. Raises BadRequest if it has neither."""
+    value = query.get(name, usual)
+    if value not in (usual, other):
+        raise BadRequest(f"{name} is {usual!r} or {other!r}")
+    return value == other

@@ -12,6 +12,7 @@ from triocast.transports.websocket import SUBPROTOCOL, WebSocketConnection
 from triocast.web.asgi import StreamResponse
 from triocast.web.call import Call
 from triocast.web.current import current_call, current_node, grant_of, new_connection_id
+from triocast.web.subscribing import read_channels, read_filter, read_start
 
 PATH: Final = "/realtime/ws"
 
@@ -30,8 +31,9 @@ async def accept_websocket() -> Response:
 def open_websocket(node: Node, call: Call) -> WebSocketConnection:
     """Return the connection that a call for a WebSocket opens, ready to be admitted and run.
 
-    Query: ``heartbeat=event`` for ``HEARTBEAT`` messages besides pings. Raises TriocastError for
-    what is refused.
+    Query: what `subscribing` reads, so that a client comes back to all it had in one step, and
+    ``heartbeat=event`` for ``HEARTBEAT`` messages besides pings. Raises TriocastError for what is
+    refused.
     """
     settings = node.settings
     if not settings.websocket_enabled:
@@ -50,6 +52,9 @@ def open_websocket(node: Node, call: Call) -> WebSocketConnection:
         max_message_bytes=settings.max_message_bytes,
         max_json_depth=settings.max_json_depth,
         heartbeat_events=heartbeat == "event",
+        channels=read_channels(call.query, grant, most=settings.max_channels_per_connection),
+        filter=read_filter(call.query),
+        start=read_start(call.query),
     )
 
 

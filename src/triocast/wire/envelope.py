@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
-from triocast.events import EventType, Publication, is_connection_channel
+from triocast.events import EventType, Position, Publication, is_connection_channel
 from triocast.wire import cursor
 
 _encode = msgspec.json.encode
@@ -44,6 +45,26 @@ def encode_publication(publication: Publication) -> bytes:
 
 def encode_heartbeat(timestamp: str) -> bytes:
     return b'{"type":"HEARTBEAT","timestamp":"%s","data":null}' % timestamp.encode()
+
+
+def encode_gap(
+    timestamp: str,
+    *,
+    reason: str,
+    channels: Sequence[str],
+    start: Position | None,
+    end: Position,
+    resume_at: Position,
+) -> bytes:
+    """Return the event that says what a client does not get; ``id`` is where it goes on from."""
+    gap = {
+        "reason": reason,
+        "channels": channels,
+        "from": None if start is None else cursor.encode(start),
+        "to": cursor.encode(end),
+    }
+    id = cursor.encode(resume_at)
+    return _encode({"type": "gap", "timestamp": timestamp, "data": gap, "id": id})
 
 
 def encode_error(timestamp: str, error: dict[str, object]) -> bytes:

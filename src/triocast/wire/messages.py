@@ -21,6 +21,7 @@ import msgspec
 from triocast.errors import InvalidEvent, TriocastError, UnknownCommand
 from triocast.events import parse_channel, parse_key, parse_pattern, parse_tags, parse_type
 from triocast.wire import json
+from triocast.wire.start import Start, parse_cursor, parse_state
 
 RequestId = str | int | None
 
@@ -37,6 +38,7 @@ class Subscribe:
     types: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     join: bool = False
+    start: Start | None = None
 
 
 @attrs.frozen
@@ -82,6 +84,9 @@ class _Subscribe(msgspec.Struct, forbid_unknown_fields=True):
     channels: list[str] = msgspec.field(default_factory=list)
     types: list[str] = msgspec.field(default_factory=list)
     tags: list[str] = msgspec.field(default_factory=list)
+    cursor: str | None = None
+    since: str | None = None
+    last: int | None = None
 
 
 class _Publish(msgspec.Struct, forbid_unknown_fields=True):
@@ -215,7 +220,9 @@ def _parse_subscribe(message: _Subscribe) -> Subscribe | Unsubscribe:
     if message.type == "unsubscribe":
         return Unsubscribe(message.id, channels)
     types = tuple(parse_type(value) for value in message.types)
-    return Subscribe(message.id, channels, types, parse_tags(message.tags))
+    state = parse_state(message.since, message.last)
+    start = state if message.cursor is None else parse_cursor(message.cursor)
+    return Subscribe(message.id, channels, types, parse_tags(message.tags), start=start)
 
 
 def _parse_command(message: _Command) -> Request:

@@ -1,0 +1,221 @@
+"""The file of a store: opened by one process at a time, checked, migrated, and given its epoch.
+
+Two small files stand beside it. ``<file>.lock`` is locked while a process has the store. The kernel
+lets go of it however that process ends. ``<file>.head`` has the last position that was accepted,
+written without waiting for the disk: if it is ahead of the store, the store was put back to an
+older state, and begins a new epoch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+APPLICATION_ID: Final = 0x54726963
+"""Marks our files, in SQLite's header: "Tric"."""
+
+BUSY_SECONDS: Final = 5.0
+"""How long to wait for another's lock on the file, such as a backup's."""
+
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class CannotOpen(Exception):
+    """A store cannot be used; ``what`` is wrong with it and ``fix`` is what to do."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(f"{what}: {fix}")
+        self.what = what
+        self.fix = fix
+
+
+def _create(db: sqlite3.Connection) -> None:
+    db.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID")
+    db.execute(
+        "CREATE TABLE channels (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
+        " floor INTEGER NOT NULL)"
+    )
+    db.execute("CREATE TABLE namespaces (name TEXT PRIMARY KEY, floor INTEGER NOT NULL)")
+    db.execute(
+        "CREATE TABLE events (seq INTEGER PRIMARY KEY, channel INTEGER NOT NULL,"
+        " prev INTEGER NOT NULL, type TEXT NOT NULL, timestamp TEXT NOT NULL, key TEXT,"
+        " tags TEXT, user TEXT, exclude TEXT, data BLOB NOT NULL)"
+    )
+    db.execute("CREATE INDEX events_of_channel ON events (channel, seq)")
+    db.execute("CREATE INDEX events_of_key ON events (channel, key, seq)")
+
+
+MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (_create,)
+"""What makes the schema of version n out of that of version n - 1."""
+
+
+@attrs.frozen
+class StoreFile:
+    """An open store: one connection to write, one to read, and where its order stands."""
+
+    path: Path
+    writer: sqlite3.Connection
+    reader: sqlite3.Connection
+    epoch: str
+    seq: int
+    _lock: int
+    _head: int
+
+    def note_head(self, seq: int) -> None:
+        """Write down the last accepted position beside the store; a crash may lose it."""
+        os.pwrite(self._head, _head_line(self.epoch, seq), 0)
+
+    def close(self) -> None:
+        """Close the store as one that needs no check when it is opened again."""
+        with contextlib.suppress(sqlite3.Error):
+            self.writer.execute("UPDATE meta SET value = 1 WHERE name = 'clean'")
+        self.reader.close()
+        self.writer.close()
+        os.close(self._head)
+        os.close(self._lock)
+
+
+def open_file(path: Path, *, durable: bool) -> StoreFile:
+    """Open a store, or make one. ``durable`` waits for the disk at each commit.
+
+    Raises CannotOpen.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, lock)
+            head = os.open(f"{path}.head", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, head)
+        except OSError as error:
+            raise CannotOpen(
+                f"{error.filename or path} cannot be made or written ({error.strerror})",
+                "give a folder that this user may write to",
+            ) from None
+        _claim(lock, path)
+        try:
+            writer = _connect(path)
+            stack.callback(writer.close)
+            epoch, seq = _prepare(writer, path, os.pread(head, 200, 0), durable=durable)
+            reader = _connect(path)
+            stack.callback(reader.close)
+            reader.execute("PRAGMA query_only = ON")
+        except sqlite3.Error as error:
+            raise _explain(error, path) from None
+        except OSError as error:
+            raise CannotOpen(
+                f"{path} cannot be read ({error.strerror})", "look at the disk"
+            ) from None
+        stack.pop_all()
+        return StoreFile(path, writer, reader, epoch, seq, lock, head)
+
+
+def _claim(lock: int, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
+        raise CannotOpen(
+            f"another server (process {owner}) has {path}",
+            "stop it, or give this one a file of its own; of several workers only one can have it",
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # Each is used by one thread at a time, which its worker sees to.
+    return sqlite3.connect(
+        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+
+
+def _prepare(db: sqlite3.Connection, path: Path, head: bytes, *, durable: bool) -> tuple[str, int]:
+    """Bring an open file into use; return its epoch and head. Raises CannotOpen, sqlite3.Error."""
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if tables and application != APPLICATION_ID:
+        raise CannotOpen(f"{path} is a database of another program", "give another file")
+    if version > len(MIGRATIONS):
+        raise CannotOpen(
+            f"{path} was written by a newer version (its schema is {version})",
+            "run that version, or give another file",
+        )
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+    db.execute("PRAGMA journal_size_limit = 67108864")
+    db.execute("BEGIN IMMEDIATE")
+    for migrate in MIGRATIONS[version:]:
+        migrate(db)
+    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    meta = dict(db.execute("SELECT name, value FROM meta").fetchall())
+    if meta and not meta["clean"]:
+        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            db.execute("ROLLBACK")
+            raise _damaged(path, verdict)
+    seq = meta.get("head", 0)
+    inode, boot = path.stat().st_ino, _boot_id()
+    epoch = meta.get("epoch")
+    if (
+        epoch is None
+        or meta["inode"] != inode
+        or _is_ahead(head, epoch, seq)
+        or (meta["boot"] != boot and not meta["clean"] and not meta["durable"])
+    ):
+        epoch = secrets.token_hex(4)
+    values = {
+        "epoch": epoch, "head": seq, "inode": inode, "boot": boot, "clean": 0,
+        "durable": int(durable),
+    }  # fmt: skip
+    db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+    db.execute("COMMIT")
+    return epoch, seq
+
+
+def _head_line(epoch: str, seq: int) -> bytes:
+    return b"%s %020d\n" % (epoch.encode(), seq)
+
+
+def _is_ahead(line: bytes, epoch: str, seq: int) -> bool:
+    noted_epoch, _, noted_seq = line.decode("ascii", "replace").strip().partition(" ")
+    return noted_epoch == epoch and noted_seq.isdecimal() and int(noted_seq) > seq
+
+
+def _boot_id() -> str:
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _damaged(path: Path, verdict: str) -> CannotOpen:
+    return CannotOpen(
+        f"{path} is damaged ({verdict})",
+        "restore a backup ('triocast restore'), or move the file away to begin anew",
+    )
+
+
+def _explain(error: sqlite3.Error, path: Path) -> CannotOpen:
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return _damaged(path, str(error))
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return CannotOpen(
+            f"{path} cannot be written ({error})", "give a file that this user may write to"
+        )
+    if name.startswith("SQLITE_FULL"):
+        return CannotOpen(f"the disk of {path} is full", "make room on it")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return CannotOpen(f"another program has {path} locked", "stop it, and start again")
+    return CannotOpen(f"{path} cannot be used ({error})", "look at the disk")

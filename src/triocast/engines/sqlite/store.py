@@ -1,0 +1,244 @@
+"""What is done to a store's file. Each function is one transaction, and blocks."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from triocast.events import Event, Position, Publication
+
+TRIM_EVENTS: Final = 500
+"""How many events one transaction of retention removes at the most."""
+
+_COLUMNS: Final = "e.seq, e.prev, e.type, e.timestamp, e.key, e.tags, e.user, e.exclude, e.data"
+_INSERT: Final = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+@attrs.define(eq=False)
+class Channel:
+    """What is known of a channel that something is kept of."""
+
+    id: int
+    name: str
+    floor: int
+    last: int
+    count: int = 0
+
+
+Row = tuple[Any, ...]
+
+
+def row_of(publication: Publication, channel: int) -> Row:
+    """Return an event as its table has it."""
+    event = publication.event
+    tags = json.dumps(event.tags) if event.tags else None
+    return (
+        publication.seq, channel, publication.prev, event.type, event.timestamp, event.key, tags,
+        event.user, event.exclude, event.data,
+    )  # fmt: skip
+
+
+def _publication(row: Row, channel: str, epoch: str) -> Publication:
+    seq, prev, type, timestamp, key, tags, user, exclude, data = row
+    event = Event(
+        type=type,
+        data=data,
+        channel=channel,
+        timestamp=timestamp,
+        key=key,
+        tags=tuple(json.loads(tags)) if tags else (),
+        user=user,
+        exclude=exclude,
+    )
+    return Publication(event, Position(epoch, seq), prev)
+
+
+def load_channels(db: sqlite3.Connection) -> list[Channel]:
+    """Return all channels, with how many events each has."""
+    counts = dict(db.execute("SELECT channel, count(*) FROM events GROUP BY channel").fetchall())
+    lasts = dict(db.execute("SELECT channel, max(seq) FROM events GROUP BY channel").fetchall())
+    return [
+        Channel(id, name, floor, lasts.get(id, floor), counts.get(id, 0))
+        for id, name, floor in db.execute("SELECT id, name, floor FROM channels")
+    ]
+
+
+def load_namespace_floors(db: sqlite3.Connection) -> dict[str, int]:
+    """Return the highest floor of the forgotten channels of each namespace."""
+    return dict(db.execute("SELECT name, floor FROM namespaces").fetchall())
+
+
+class Transaction:
+    """All or nothing; nothing where the block raises."""
+
+    def __init__(self, db: sqlite3.Connection, kind: str = "IMMEDIATE") -> None:
+        self._db = db
+        self._kind = kind
+
+    def __enter__(self) -> None:
+        self._db.execute(f"BEGIN {self._kind}")
+
+    def __exit__(self, *exc_info: object) -> None:
+        if exc_info[0] is None:
+            try:
+                self._db.execute("COMMIT")
+                return
+            except sqlite3.Error:
+                self._roll_back()
+                raise
+        self._roll_back()
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:  # SQLite itself rolls back after some errors.
+            self._db.execute("ROLLBACK")
+
+
+def append(
+    db: sqlite3.Connection, rows: Sequence[Row], channels: Sequence[Channel], head: int
+) -> None:
+    """Keep events, and channels that are new, and the head. Raises sqlite3.Error."""
+    with Transaction(db):
+        if channels:
+            db.executemany(
+                "INSERT INTO channels VALUES (?, ?, ?)",
+                [(channel.id, channel.name, channel.floor) for channel in channels],
+            )
+        db.executemany(_INSERT, rows)
+        db.execute("UPDATE meta SET value = ? WHERE name = 'head'", (head,))
+
+
+@attrs.frozen
+class Range:
+    """What of some channels is asked for; see `Engine.history`."""
+
+    channels: Sequence[tuple[int, str]]
+    after: int
+    before: int
+    limit: int
+    newest: bool
+
+
+def read(db: sqlite3.Connection, asked: Range, epoch: str) -> tuple[list[Publication], bool]:
+    """Return publications in their order, and whether that is all. Raises sqlite3.Error."""
+    order = "DESC" if asked.newest else "ASC"
+    query = (
+        f"SELECT {_COLUMNS} FROM events e WHERE e.channel = ? AND e.seq > ? AND e.seq < ?"  # noqa: S608
+        f" ORDER BY e.seq {order} LIMIT ?"
+    )
+    found: list[Publication] = []
+    with Transaction(db, "DEFERRED"):
+        for id, name in asked.channels:
+            rows = db.execute(query, (id, asked.after, asked.before, asked.limit + 1))
+            found += (_publication(row, name, epoch) for row in rows)
+    found.sort(key=lambda publication: publication.seq, reverse=asked.newest)
+    complete = len(found) <= asked.limit
+    del found[asked.limit :]
+    if asked.newest:
+        found.reverse()
+    return found, complete
+
+
+# Goes from one key to the next by the index, past all older events of the same key.
+_LATEST: Final = f"""
+    WITH RECURSIVE keys (key) AS (
+        SELECT min(key) FROM events WHERE channel = :channel
+        UNION ALL
+        SELECT (SELECT min(key) FROM events WHERE channel = :channel AND key > keys.key)
+        FROM keys WHERE keys.key IS NOT NULL
+    )
+    SELECT {_COLUMNS} FROM events e WHERE e.seq IN (
+        SELECT (SELECT max(seq) FROM events WHERE channel = :channel AND key = keys.key)
+        FROM keys WHERE keys.key IS NOT NULL
+        UNION ALL
+        SELECT max(seq) FROM events WHERE channel = :channel AND key IS NULL
+    )
+"""  # noqa: S608
+
+
+def read_latest(
+    db: sqlite3.Connection, channels: Iterable[tuple[int, str]], epoch: str
+) -> list[Publication]:
+    """Return the newest event of each key of each channel. Raises sqlite3.Error."""
+    found: list[Publication] = []
+    with Transaction(db, "DEFERRED"):
+        for id, name in channels:
+            rows = db.execute(_LATEST, {"channel": id})
+            found += (_publication(row, name, epoch) for row in rows)
+    found.sort(key=lambda publication: publication.seq)
+    return found
+
+
+Removed = dict[Channel, int]
+"""How many events retention removed of each channel. The floors are in the channels by then.
+
+They are raised right before the transaction ends, so that nobody can miss an event and find the
+floor below it.
+"""
+
+
+def trim_channel(db: sqlite3.Connection, channel: Channel, keep: int) -> Removed:
+    """Remove a channel's oldest events beyond ``keep``, some of them. Raises sqlite3.Error."""
+    newest_gone = db.execute(
+        "SELECT seq FROM events WHERE channel = ? ORDER BY seq DESC LIMIT 1 OFFSET ?",
+        (channel.id, keep),
+    ).fetchone()
+    if newest_gone is None:
+        return {}
+    with Transaction(db):
+        rows = db.execute(
+            "SELECT seq FROM events WHERE channel = ? AND seq <= ? ORDER BY seq LIMIT ?",
+            (channel.id, newest_gone[0], TRIM_EVENTS),
+        ).fetchall()
+        floor = rows[-1][0]
+        db.execute("DELETE FROM events WHERE channel = ? AND seq <= ?", (channel.id, floor))
+        db.execute("UPDATE channels SET floor = ? WHERE id = ?", (floor, channel.id))
+        channel.floor = floor
+    return {channel: len(rows)}
+
+
+def trim_oldest(
+    db: sqlite3.Connection, channels: Mapping[int, Channel], *, before: str | None = None
+) -> Removed:
+    """Remove the oldest events of all, some of them; with ``before`` only older ones than that.
+
+    ``before`` is a timestamp as events have it. Raises sqlite3.Error.
+    """
+    with Transaction(db):
+        rows = db.execute(
+            "SELECT seq, channel, timestamp FROM events ORDER BY seq LIMIT ?", (TRIM_EVENTS,)
+        ).fetchall()
+        if before is not None:
+            rows = [row for row in rows if row[2] < before]
+        floors = {channels[id]: seq for seq, id, _ in rows}
+        db.executemany("DELETE FROM events WHERE seq = ?", [(row[0],) for row in rows])
+        db.executemany(
+            "UPDATE channels SET floor = ? WHERE id = ?",
+            [(floor, channel.id) for channel, floor in floors.items()],
+        )
+        for channel, floor in floors.items():
+            channel.floor = floor
+    return dict(Counter(channels[id] for _, id, _ in rows))
+
+
+def forget_channel(db: sqlite3.Connection, channel: int, namespace: str, floor: int) -> None:
+    """Remove a channel nothing is kept of; its namespace keeps its floor. Raises sqlite3.Error."""
+    with Transaction(db):
+        db.execute("DELETE FROM channels WHERE id = ?", (channel,))
+        db.execute(
+            "INSERT INTO namespaces VALUES (?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET floor = max(floor, excluded.floor)",
+            (namespace, floor),
+        )
+
+
+def used_bytes(db: sqlite3.Connection) -> int:
+    """Return how much of the file is in use."""
+    (size,) = db.execute("PRAGMA page_size").fetchone()
+    (pages,) = db.execute("PRAGMA page_count").fetchone()
+    (free,) = db.execute("PRAGMA freelist_count").fetchone()
+    return int(size * (pages - free))

@@ -1,0 +1,138 @@
+"""Long poll: one question at a time, for who cannot keep a stream open.
+
+A client asks with the cursor it was given last, and is answered as soon as there is something
+new. The promises are those of the streams: what it missed comes first, and gaps are told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from triocast.clock import timestamp
+from triocast.events import Position, Publication
+from triocast.resume import Gap, open_backlog
+from triocast.subscriptions import EVERYTHING, Encoder, Filter, Subscriber
+from triocast.wire import cursor, envelope
+from triocast.wire.start import Start
+
+if TYPE_CHECKING:
+    from triocast.auth import Grant
+    from triocast.connections import Connections
+
+MOST_EVENTS: Final = 1_000
+"""Missed events in one answer; for the rest the client asks again, and is answered at once."""
+
+MOST_BYTES: Final = 1_048_576
+"""The same for their data."""
+
+
+LONGEST_WAIT_SECONDS: Final = 60.0
+"""How long a client may wait for an answer."""
+
+
+@attrs.frozen
+class _AsTheyAre:
+    """Publications as they are: an answer's text is made when it is known to be needed."""
+
+    def encode(self, publication: Publication) -> Publication:
+        return publication
+
+    def join(self, frames: list[Publication]) -> None:
+        return None
+
+
+_AS_THEY_ARE: Final = _AsTheyAre()
+
+
+@attrs.frozen
+class PollAnswer:
+    """``envelopes`` are JSON texts, gaps first; ``cursor`` is where the client stands now."""
+
+    envelopes: tuple[bytes, ...]
+    cursor: str
+
+    def as_json(self) -> bytes:
+        return b'{"events":[%s],"cursor":"%s"}' % (b",".join(self.envelopes), self.cursor.encode())
+
+
+class Poll(Subscriber):
+    """One question of one client."""
+
+    encoder: Encoder = _AS_THEY_ARE
+
+    def __init__(
+        self,
+        connections: Connections,
+        *,
+        id: str,
+        grant: Grant,
+        channels: Sequence[str],
+        filter: Filter = EVERYTHING,
+        start: Start | None = None,
+    ) -> None:
+        self.id = id
+        self.user = grant.user
+        self._connections = connections
+        self._channels = channels
+        self._filter = filter
+        self._start = start
+        self._got: list[Publication] = []
+        self._woken = trio.Event()
+
+    def deliver(self, joined: object, frames: Sequence[Publication], seqs: Sequence[int]) -> None:
+        """Take what is new from the hub."""
+        self._got += frames
+        self._woken.set()
+
+    def wake(self) -> None:
+        """Answer now, also if there is nothing: the server is going away."""
+        self._woken.set()
+
+    async def ask(self, wait_seconds: float) -> PollAnswer:
+        """Return what there is; if that is nothing, wait for something new.
+
+        A client without a cursor is told where it stands at once. Raises TooManyConnections or
+        ShuttingDown.
+        """
+        self._connections.enter_poll(self)
+        hub = self._connections.hub
+        try:
+            hub.add(self, self._filter)
+            live = hub.subscribe(self, self._channels, self._filter)
+            if self._start is None:
+                return PollAnswer((), cursor.encode(live))
+            missed, at = await self._read_backlog(self._start, live)
+            if not missed and at == live:
+                with trio.move_on_after(wait_seconds):
+                    await self._woken.wait()
+            if at == live:
+                missed += map(envelope.encode_publication, self._got)
+                last = self._got[-1].seq if self._got else hub.written.seq
+                at = Position(live.epoch, max(live.seq, last))
+            return PollAnswer(tuple(missed), cursor.encode(at))
+        finally:
+            hub.remove(self)
+            self._connections.leave_poll(self)
+
+    async def _read_backlog(self, start: Start, live: Position) -> tuple[list[bytes], Position]:
+        """Return what comes before what is live, and how far that is."""
+        names = self._connections.hub.subscriptions(self)
+        backlog = open_backlog(self._connections.engine, names, self._filter, start, live=live)
+        found: list[bytes] = []
+        size = 0
+        while (page := await backlog.read()) is not None:
+            for publication in page.publications:
+                found.append(envelope.encode_publication(publication))
+                size += len(found[-1])
+            found[:0] = map(_gap_text, page.gaps)
+            if len(found) >= MOST_EVENTS or size >= MOST_BYTES:
+                return found, Position(live.epoch, page.seq)
+        return found, live
+
+
+def _gap_text(gap: Gap) -> bytes:
+    return envelope.encode_gap(timestamp(), **attrs.asdict(gap, recurse=False))

@@ -1,0 +1,86 @@
+"""``GET /realtime/history``: what a channel's events were, page by page, both ways."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from quart import Blueprint, Response
+
+from triocast.errors import BadRequest, InvalidCursor
+from triocast.events import BROADCAST, Position
+from triocast.web.answers import Answer
+from triocast.web.call import Fields
+from triocast.web.current import current_call, current_node, grant_of
+from triocast.web.subscribing import read_channels, read_filter
+from triocast.wire import cursor, envelope, json
+from triocast.wire.start import parse_cursor
+
+PATH: Final = "/realtime/history"
+MOST_EVENTS: Final = 1_000
+USUAL_EVENTS: Final = 100
+
+blueprint = Blueprint("history", __name__)
+
+
+@blueprint.get(PATH)
+async def history() -> Response:
+    """Answer events in their order, with the cursors of the pages before and after.
+
+    Query: ``channel`` (repeatable; a channel or pattern; none is what was for everybody), ``type``
+    and ``tag`` as filters, ``limit``, and one of ``after`` and ``before``: a cursor. With
+    ``after`` the page begins behind it; else it is the newest there is, below ``before``.
+    ``lost`` names what retention has removed events of that belong before this page.
+    """
+    node, call = current_node(), current_call()
+    grant = grant_of(node, call)
+    query = call.query
+    most = node.settings.max_channels_per_connection
+    names = read_channels(query, grant, most=most) or (BROADCAST,)
+    filter = read_filter(query)
+    head = node.engine.head
+    after, before = (_read_position(query, name, head) for name in ("after", "before"))
+    if after is not None and before is not None:
+        raise BadRequest("give 'after' or 'before', not both")
+    found = await node.engine.history(
+        names,
+        after=0 if after is None else after,
+        before=before,
+        limit=_read_limit(query),
+        newest=after is None,
+    )
+    seqs = [publication.seq for publication in found.publications]
+    begin = after if after is not None else seqs[0] - 1 if seqs and not found.complete else 0
+    end = found.head.seq if found.complete or not seqs else seqs[-1]
+    if before is not None:
+        end = before - 1
+    elif after is None:
+        end = found.head.seq
+    events = [envelope.encode_publication(p) for p in found.publications if filter.passes(p)]
+    page = {
+        "before": cursor.encode(Position(head.epoch, begin + 1)),
+        "after": cursor.encode(Position(head.epoch, end)),
+        "more": not found.complete,
+        "lost": [name for name, floor in found.floors.items() if floor > begin],
+    }
+    body = b'{"events":[%s],%s' % (b",".join(events), json.encode(page)[1:])
+    headers = [("content-type", "application/json"), ("cache-control", "no-store")]
+    return Answer(200, headers, body).as_response()
+
+
+def _read_position(query: Fields, name: str, head: Position) -> int | None:
+    """Return the ``seq`` of a cursor in the query. Raises InvalidCursor."""
+    text = query.get(name)
+    if not text:
+        return None
+    position = parse_cursor(text).position
+    if position is None or position.epoch != head.epoch:
+        raise InvalidCursor(f"{name} is of another store: begin anew without it")
+    return position.seq
+
+
+def _read_limit(query: Fields) -> int:
+    text = query.get("limit", str(USUAL_EVENTS))
+    assert text is not None
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_EVENTS):
+        raise BadRequest(f"limit is a number from 1 to {MOST_EVENTS}")
+    return int(text)

@@ -1,0 +1,247 @@
+"""What comes before what is live: in order, once, and no faster than the client takes it."""
+
+import json
+
+import pytest
+import trio
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+
+from triocast.auth import Grant
+from triocast.events import Position
+from triocast.subscriptions import make_filter
+from triocast.transports.links import StreamLink
+from triocast.transports.sse import SSEConnection, StreamOptions
+from triocast.wire.start import After, Last, Latest
+
+from .reading import blocks
+
+
+def after(seq, epoch="e"):
+    return After(Position(epoch, seq))
+
+
+def told(body):
+    """Return (id, type) of all blocks; the type is None where there is no data."""
+    found = []
+    for block in blocks(body):
+        fields = dict(block)
+        kind = json.loads(fields["data"])["type"] if "data" in fields else None
+        found.append((fields.get("id"), kind))
+    return found
+
+
+@pytest.fixture
+def gate(parts, monkeypatch):
+    """The engine answers what was in its history once this is set."""
+    gate = trio.Event()
+    history = parts.engine.history
+
+    async def wait_and_read(*names, **bounds):
+        await gate.wait()
+        return await history(*names, **bounds)
+
+    monkeypatch.setattr(parts.engine, "history", wait_and_read)
+    return gate
+
+
+class TestSSE:
+    async def test_what_was_missed_comes_first(self, parts, open_sse):
+        for kind in "abc":
+            await parts.publish("x", kind)
+        client = open_sse(channels=("x",), start=after(1))
+        await parts.publish("x", "d")
+        assert told(await client.read()) == [
+            ("0.e.1", None),
+            ("0.e.2", "b"),
+            ("0.e.3", "c"),
+            ("0.e.4", "d"),
+            ("0.e.4", None),
+        ]
+        await parts.publish("x", "e")
+        assert told(await client.read()) == [("0.e.5", "e")]
+
+    async def test_also_what_is_for_all_and_for_its_user(self, parts, open_sse):
+        for channel in ("$all", "$user:ann", "$user:bob", "$conn:s1"):
+            await parts.publish(channel)
+        await wait_all_tasks_blocked()
+        client = open_sse(grant=Grant(user="ann"), start=after(0))
+        ids = [id for id, kind in told(await client.read()) if kind]
+        assert ids == ["0.e.1", "0.e.2"]
+
+    async def test_a_gap_is_told_in_the_stream(self, parts, open_sse):
+        await parts.publish("y", "kept")
+        for _ in range(11):
+            await parts.publish("x")
+        client = open_sse(channels=("x", "y"), start=after(0), named=True)
+        opened, gap, event, live = (dict(block) for block in blocks(await client.read()))
+        assert (opened["id"], event["event"], live["id"]) == ("0.e.0", "kept", "0.e.12")
+        assert (gap["event"], gap["id"]) == ("gap", "0.e.0")
+        data = json.loads(gap["data"])
+        assert data["data"] == {
+            "reason": "expired",
+            "channels": ["x"],
+            "from": "0.e.0",
+            "to": "0.e.12",
+        }
+        assert data["id"] == "0.e.0"
+
+    async def test_a_cursor_of_another_store_is_a_gap_and_moves_on(self, parts, open_sse):
+        await parts.publish("x")
+        client = open_sse(channels=("x",), start=after(7, "old"))
+        _, (id, kind), live = told(await client.read())
+        assert (id, kind, live) == ("0.e.1", "gap", ("0.e.1", None))
+
+    @pytest.mark.parametrize(
+        ("start", "kinds"), [(Latest(), ["b", "c"]), (Last(1), ["c"]), (Last(9), ["a", "b", "c"])]
+    )
+    async def test_a_newcomer_gets_the_state(self, parts, open_sse, start, kinds):
+        for kind, key in (("a", "k"), ("b", "k"), ("c", None)):
+            await parts.publish("x", kind, key=key)
+        client = open_sse(channels=("x",), start=start)
+        first, *events, live = told(await client.read())
+        assert first == (None, None), "before it has the state, it stands nowhere"
+        assert [kind for _, kind in events] == kinds
+        assert live == ("0.e.3", None)
+
+    async def test_heartbeats_wait_until_it_is_live(self, parts, open_sse, gate, autojump_clock):
+        """Their cursor would be ahead of what the client has."""
+        await parts.publish("x", "a")
+        client = open_sse(channels=("x",), start=after(0))
+        assert told(await client.read()) == [("0.e.0", None)]
+        await trio.sleep(60)
+        gate.set()
+        assert told(await client.read()) == [("0.e.1", "a"), ("0.e.1", None)]
+        await trio.sleep(60)
+        assert set(told(await client.read())) == {("0.e.1", None)}
+
+
+class TestWebSocket:
+    async def test_a_subscription_begins_behind_its_cursor(self, parts, open_websocket):
+        for kind in "abc":
+            await parts.publish("x", kind)
+        client = await open_websocket()
+        answers = await client.ask(
+            {"type": "subscribe", "id": 1, "channel": "x", "cursor": "0.e.1"}
+        )
+        assert [(a["type"], a["id"]) for a in answers] == [
+            ("b", "0.e.2"),
+            ("c", "0.e.3"),
+            ("reply", 1),
+        ]
+        assert answers[-1]["data"] == {"channels": ["x"], "cursor": "0.e.3"}
+        await parts.publish("x", "d")
+        await wait_all_tasks_blocked()
+        assert [text["type"] for text in client.take()] == ["d"]
+
+    async def test_what_is_live_meanwhile_waits(self, parts, open_websocket, gate):
+        client = await open_websocket()
+        await client.ask({"type": "subscribe", "channel": "y"})
+        await parts.publish("x", "old")
+        await parts.publish("y", "other")
+        await wait_all_tasks_blocked()
+        assert [text["type"] for text in client.take()] == ["other"]
+        await client.send({"type": "subscribe", "channel": "x", "cursor": "0.e.0"})
+        await parts.publish("y", "new")
+        await wait_all_tasks_blocked()
+        assert client.take() == []
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert [text["type"] for text in client.take()] == ["old", "new", "reply"]
+
+    async def test_it_comes_back_to_all_it_had_by_its_address(self, parts, open_websocket):
+        for channel in ("x", "$all", "$user:ann", "y"):
+            await parts.publish(channel, channel)
+        client = await open_websocket(channels=("x",), start=after(0))
+        hello, *events, live = client.take()
+        assert (hello["type"], "id" in hello) == ("connected", False)
+        assert [event["type"] for event in events] == ["x", "$all", "$user:ann"]
+        assert (live["type"], live["id"]) == ("live", "0.e.4")
+
+    async def test_the_state_passes_the_filter(self, parts, open_websocket):
+        for kind in "abab":
+            await parts.publish("x", kind)
+        client = await open_websocket()
+        answers = await client.ask(
+            {"type": "subscribe", "id": 1, "channel": "x", "types": ["a"], "last": 2}
+        )
+        assert [a["type"] for a in answers] == ["a", "a", "reply"]
+
+    @pytest.mark.parametrize(
+        ("wrong", "code"),
+        [
+            ({"cursor": "nonsense"}, "invalid_cursor"),
+            ({"since": "yesterday"}, "bad_request"),
+            ({"last": 0}, "bad_request"),
+            ({"last": 1, "since": "latest"}, "bad_request"),
+        ],
+    )
+    async def test_a_start_that_is_none_changes_nothing(self, parts, open_websocket, wrong, code):
+        client = await open_websocket()
+        (error,) = await client.ask({"type": "subscribe", "id": 1, "channel": "x", **wrong})
+        assert (error["type"], error["code"]) == ("error", code)
+        assert parts.hub.count("x") == 0
+
+    async def test_a_gap_comes_before_the_reply(self, parts, open_websocket):
+        client = await open_websocket()
+        gap, reply = await client.ask(
+            {"type": "subscribe", "id": 1, "channel": "x", "cursor": "0.other.5"}
+        )
+        assert (gap["type"], gap["data"]["reason"]) == ("gap", "epoch")
+        assert gap["data"]["channels"] == ["x"]
+        assert reply["data"]["cursor"] == gap["id"] == "0.e.0"
+
+
+async def test_a_client_that_reads_slowly_gets_a_long_backlog_whole(parts, nursery):
+    """Ten events of 20 kB each are more than its outbox may hold at once."""
+    parts.connections.outbox_bytes = 50_000
+    parts.engine._history_bytes = 1_000_000
+    for _ in range(10):
+        await parts.publish("x", data=b'"%s"' % (b"x" * 20_000))
+    connection = SSEConnection(
+        parts.connections,
+        StreamOptions(channels=("x",), start=after(0), filter=make_filter(["t"], [])),
+        id="s",
+        grant=Grant(subscribe=("*",)),
+        address=None,
+    )
+    client, server = memory_stream_pair()
+    slow = trio.Event()
+
+    send = server.send_stream.send_all_hook
+
+    async def send_slowly():
+        await slow.wait()
+        await send()
+
+    server.send_stream.send_all_hook = send_slowly
+    nursery.start_soon(connection.run, StreamLink(server))
+    await wait_all_tasks_blocked()
+    assert 0 < connection.queued_bytes <= 50_000
+    slow.set()
+    await wait_all_tasks_blocked()
+    events = [id for id, kind in told(bytes(await client.receive_some(1_000_000))) if kind]
+    assert events == [f"0.e.{n}" for n in range(1, 11)]
+    assert connection.reason is None
+
+
+async def test_live_events_that_outgrow_the_outbox_meanwhile_end_the_connection(parts, nursery):
+    parts.connections.outbox_bytes = 50_000
+    parts.engine._history_bytes = 1_000_000
+    for _ in range(10):
+        await parts.publish("x", data=b'"%s"' % (b"x" * 20_000))
+    connection = SSEConnection(
+        parts.connections,
+        StreamOptions(channels=("x", "y"), start=after(0)),
+        id="s",
+        grant=Grant(subscribe=("*",)),
+        address=None,
+    )
+    _, server = memory_stream_pair()
+    server.send_stream.send_all_hook = trio.sleep_forever
+    nursery.start_soon(connection.run, StreamLink(server))
+    await wait_all_tasks_blocked()
+    for _ in range(5):
+        await parts.publish("y", data=b'"%s"' % (b"y" * 20_000))
+    await wait_all_tasks_blocked()
+    assert connection.reason is not None
+    assert connection.reason.word == "slow_consumer"
