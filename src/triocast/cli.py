@@ -1,4 +1,4 @@
-"""The command line: ``triocast serve``, ``triocast config`` and ``triocast token``."""
+"""The command line: ``triocast serve``, ``config``, ``token``, ``backup`` and ``restore``."""
 
 from __future__ import annotations
 
@@ -148,6 +148,70 @@ def config(config_file: Path | None, **options: Any) -> None:
     width = max(len(text) for text, _ in lines)
     for text, source in lines:
         click.echo(f"{text:{min(width, 44)}}  # {source}")
+
+
+def _with_store(command: _Command) -> _Command:
+    """Give a command what names the store: ``--config``, ``--engine``; and ``--force``."""
+    command = click.option("--force", is_flag=True, help="Replace what is there.")(command)
+    command = _option("engine", SETTINGS["engine"])(command)
+    return click.option(
+        "--config",
+        "config_file",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Read the setting engine from this file; TRIOCAST_CONFIG names one too.",
+    )(command)
+
+
+def _store(config_file: Path | None, engine: str | None, nothing: str) -> Path:
+    """Return the store's file that the settings name; ``nothing`` is what cannot be done else."""
+    loaded = _load(config_file, {"engine": engine})
+    scheme, _, place = loaded.settings.engine.partition("://")
+    if scheme != "sqlite":
+        _give_up(
+            f"there is nothing to {nothing}: {loaded.settings.engine} keeps events in memory; "
+            f"set engine (from {loaded.sources['engine']}) to the server's sqlite:///FILE",
+            WRONG_SETTINGS,
+        )
+    return Path(place.removeprefix("/"))
+
+
+@main.command()
+@click.argument("target", type=click.Path(path_type=Path))
+@_with_store
+def backup(target: Path, config_file: Path | None, engine: str | None, force: bool) -> None:
+    """Copy the events of the server, which may run, to the file TARGET."""
+    from triocast.engines.sqlite.backup import BackupFailed, back_up
+
+    try:
+        copied = back_up(_store(config_file, engine, "back up"), target, force=force)
+    except BackupFailed as error:
+        _give_up(str(error), WRONG_SETTINGS)
+    click.echo(
+        f"{target} has {copied.events} events of {copied.channels} channels, "
+        f"up to position {copied.seq} of epoch {copied.epoch}"
+    )
+
+
+@main.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@_with_store
+def restore(source: Path, config_file: Path | None, engine: str | None, force: bool) -> None:
+    """Put the backup SOURCE in place of the events of the server, which must not run."""
+    from triocast.engines.sqlite.backup import BackupFailed
+    from triocast.engines.sqlite.backup import restore as put_back
+
+    path = _store(config_file, engine, "restore to")
+    try:
+        done = put_back(source, path, force=force)
+    except BackupFailed as error:
+        _give_up(str(error), WRONG_SETTINGS)
+    click.echo(
+        f"{path} has {done.contents.events} events of {done.contents.channels} channels, "
+        f"up to position {done.contents.seq}; the new epoch is {done.contents.epoch}"
+    )
+    if done.kept is not None:
+        click.echo(f"what was there is kept as {done.kept}")
 
 
 @main.command()

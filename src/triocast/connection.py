@@ -382,7 +382,8 @@ class Connection(Subscriber):
         self.seq = max(self.seq, backlog.live.seq)
 
     async def _give_in_order(self, frames: dict[int, bytes]) -> None:
-        most = min(JOIN_BYTES, self._outbox_bound)
+        # Of the outbox a part is left free for what is live.
+        most = min(JOIN_BYTES, self._outbox_bound // 2)
         for seq in sorted(frames):
             frame = frames[seq]
             if self._queued and self._queued + len(frame) > most:

@@ -15,6 +15,7 @@ whether it is ``temporary`` (the same request may succeed later).
       Timeout                   408
       TooLarge                  413
       WrongContentType          415
+      IdempotencyConflict       422
       Unavailable               503, temporary
         TooManyConnections  Overloaded  ShuttingDown
 
@@ -111,6 +112,11 @@ class TooLarge(TriocastError):
 class WrongContentType(TriocastError):
     code = "wrong_content_type"
     status = 415
+
+
+class IdempotencyConflict(TriocastError):
+    code = "idempotency_conflict"
+    status = 422
 
 
 class Unavailable(TriocastError):

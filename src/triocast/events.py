@@ -72,12 +72,27 @@ class EventType(StrEnum):
 
 
 @attrs.frozen
+class Once:
+    """Makes publishing an event again do nothing: see the header ``Idempotency-Key``.
+
+    ``scope`` is the publisher, whose keys are its own; ``index`` counts the events under one key,
+    and ``digest`` tells whether it is the same request that comes again.
+    """
+
+    scope: str
+    key: str
+    index: int
+    digest: bytes
+
+
+@attrs.frozen
 class Event:
     """One thing that happened.
 
     ``data`` is compact JSON text in UTF-8, passed through as the publisher wrote it.
     ``timestamp`` is RFC 3339 in UTC with milliseconds. ``user`` is who published, if known.
     ``exclude`` is the id of the one connection that does not want it: a publisher without echo.
+    ``once`` is for the engine alone, and not kept with the event.
     """
 
     type: str
@@ -88,6 +103,7 @@ class Event:
     tags: tuple[str, ...] = ()
     user: str | None = None
     exclude: str | None = None
+    once: Once | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen
@@ -243,6 +259,15 @@ def parse_key(value: str) -> str:
     """Return an event's key. Raises InvalidEvent."""
     if not 0 < len(value) <= LONGEST_CHANNEL or _LABEL.fullmatch(value) is None:
         raise InvalidEvent(f"a key has 1 to {LONGEST_CHANNEL} characters and no control characters")
+    return value
+
+
+def parse_idempotency_key(value: str) -> str:
+    """Return a publisher's idempotency key. Raises InvalidEvent."""
+    if not 0 < len(value) <= LONGEST_CHANNEL or _LABEL.fullmatch(value) is None:
+        raise InvalidEvent(
+            f"an idempotency key has 1 to {LONGEST_CHANNEL} characters and no control characters"
+        )
     return value
 
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Final
 
+import attrs
 import trio
 
 from triocast.auth import Grant
 from triocast.clock import timestamp
 from triocast.engines import Engine
-from triocast.errors import Forbidden, Overloaded, ShuttingDown, TooLarge
-from triocast.events import Event, Publication
+from triocast.errors import (
+    Forbidden,
+    IdempotencyConflict,
+    Overloaded,
+    ShuttingDown,
+    TooLarge,
+    TriocastError,
+)
+from triocast.events import Event, Once, Publication
 
 ENVELOPE_OVERHEAD: Final = 1_024
 """Bytes an event's frame may have beyond its data: names, tags, position, framing."""
@@ -19,6 +28,33 @@ ENVELOPE_OVERHEAD: Final = 1_024
 
 SHORTEST_WAIT_SECONDS: Final = 0.001
 """So that a wait of 0 refuses where there is no room, and only there."""
+
+
+@attrs.frozen
+class Idempotency:
+    """The idempotency key of a request, or of one event in it.
+
+    ``index`` counts the events of a request under one key, and ``request`` is the whole of it: an
+    event that comes with another rest is another one.
+    """
+
+    key: str
+    index: int = 0
+    request: bytes = b""
+
+    def of(
+        self,
+        user: str | None,
+        channel: str,
+        type: str,
+        data: bytes,
+        key: str | None,
+        tags: tuple[str, ...],
+    ) -> Once:
+        """Return what makes an event that a user publishes be accepted once."""
+        said = (channel, type, key, tags, len(data))
+        digest = hashlib.sha256(b"%r" % (said,) + data + self.request).digest()
+        return Once(scope=user or "", key=self.key, index=self.index, digest=digest)
 
 
 class Publisher:
@@ -40,11 +76,14 @@ class Publisher:
         key: str | None = None,
         tags: tuple[str, ...] = (),
         exclude: str | None = None,
+        once: Idempotency | None = None,
     ) -> Event:
         """Return the event, stamped with now and its publisher.
 
         ``channel`` is canonical, ``data`` compact JSON, the rest parsed. Raises Forbidden or
         TooLarge.
+
+        ``once`` says under which idempotency key it is published.
         """
         if not grant.may_publish(channel):
             raise Forbidden(f"you may not publish to {channel}")
@@ -61,13 +100,27 @@ class Publisher:
             tags=tags,
             user=grant.user,
             exclude=exclude,
+            once=None if once is None else once.of(grant.user, channel, type, data, key, tags),
         )
+
+    async def publish_each(self, events: Sequence[Event]) -> Sequence[Publication | TriocastError]:
+        """Publish events that have nothing to do with each other; return what became of each."""
+        try:
+            return await self.publish(events)
+        except IdempotencyConflict as conflict:
+            if len(events) == 1:
+                return [conflict]
+        except TriocastError as error:
+            return [error] * len(events)
+        # One of them has the fault; the others are published all the same.
+        return [(await self.publish_each([event]))[0] for event in events]
 
     async def publish(self, events: Sequence[Event]) -> tuple[Publication, ...]:
         """Publish all of the events or none; return them with their positions.
 
         Raises Overloaded if the fan-out has no room for longer than the wait, ShuttingDown when
-        the server is going away. Both are temporary.
+        the server is going away: both are temporary. Raises IdempotencyConflict if a key was used
+        for something else.
         """
         if self.closed:
             raise ShuttingDown("this server is going away")

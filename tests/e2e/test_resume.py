@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from e2e.clients import Socket, Stream
 from e2e.rest import call, publish
 from e2e.servers import Server
+from e2e.tokens import KEY, bearer
 
 OTHER_STORE = "0.ffffffff.3"
 
@@ -154,3 +156,33 @@ def test_a_wrong_page_is_refused(server: Server, query: str) -> None:
     answer = get(server, "history", query)
     assert answer.status == 400
     assert set(answer.json) == {"code", "message", "temporary"}
+
+
+def test_an_administrator_removes_a_channels_history(server: Server, channel: str) -> None:
+    ids = [publish(server, channel=channel, data=n)["id"] for n in range(3)]
+    answer = call(server, "DELETE", f"/realtime/history?channel={channel}")
+    assert (answer.status, answer.json) == (200, {"removed": 3})
+    assert get(server, "history", f"channel={channel}").json["events"] == []
+    with Stream(server, channel=channel, headers={"Last-Event-ID": ids[0]}) as stream:
+        stream.opened()
+        assert stream.event()["data"]["reason"] == "expired"
+    assert call(server, "DELETE", "/realtime/history").status == 400
+
+
+def test_a_users_own_history_is_removed_by_the_users_name(server: Server) -> None:
+    publish(server, "/realtime/send", user_id="to-be-forgotten", data=1)
+    answer = call(server, "DELETE", "/realtime/history?user=to-be-forgotten")
+    assert answer.json == {"removed": 1}
+
+
+def test_only_an_administrator_may_do_that(serve: Callable[..., Server]) -> None:
+    server = serve("--token-key", KEY)
+    weak = bearer("ann", subscribe=["*"], publish=["*"])
+    answer = call(server, "DELETE", "/realtime/history?channel=a", headers=weak)
+    assert (answer.status, answer.json["code"]) == (403, "forbidden")
+    assert call(server, "DELETE", "/realtime/history?channel=a", headers=bearer()).status == 200
+    assert get(server, "history", "channel=a").status == 401
+    only = bearer("ann", subscribe=["mine:*"])
+    assert get(server, "history", "channel=a", **only).status == 403
+    assert get(server, "poll", "channel=a", **only).status == 403
+    assert get(server, "history", "channel=mine:a", **only).status == 200

@@ -1,5 +1,6 @@
 """What every engine promises; run on each of them."""
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from triocast.events import Event, Position, Publication
+from triocast.errors import IdempotencyConflict
+from triocast.events import Event, Once, Position, Publication
 
 
 def event(channel="news", data=b"1", **fields):
@@ -123,32 +125,32 @@ class TestOutlets:
         await wait_all_tasks_blocked()
         assert (one.got, two.got) == (list(published), list(published[2:4]))
 
-    async def test_it_waits_for_room_in_every_outlet(self, engine, nursery, autojump_clock):
+    async def test_it_waits_for_room_in_every_outlet(self, engine, nursery):
         one, full = Outlet(), Outlet()
         full.room = trio.Event()
         for outlet in (one, full):
             engine.attach(outlet)
         nursery.start_soon(engine.publish, [event()])
-        await trio.sleep(60)
+        await wait_all_tasks_blocked()
         assert engine.head.seq == 0
         assert one.got == full.got == []
         full.room.set()
         await full.wait_for(1)
         assert one.seqs == full.seqs == [1]
 
-    async def test_room_is_looked_at_again_after_each_wait(self, engine, nursery, autojump_clock):
+    async def test_room_is_looked_at_again_after_each_wait(self, engine, nursery):
         """While a publisher waits for one outlet, another may have been filled."""
         one, other = Outlet(), Outlet()
         one.room, other.room = trio.Event(), trio.Event()
         for outlet in (one, other):
             engine.attach(outlet)
         nursery.start_soon(engine.publish, [event()])
-        await trio.sleep(1)
+        await wait_all_tasks_blocked()
         one.room.set()
-        await trio.sleep(1)
+        await wait_all_tasks_blocked()
         one.room = trio.Event()
         other.room.set()
-        await trio.sleep(60)
+        await wait_all_tasks_blocked()
         assert (engine.head.seq, one.got, other.got) == (0, [], [])
         one.room.set()
         await other.wait_for(1)
@@ -304,6 +306,125 @@ class TestLatest:
             [event("a", b'{"x": 1}', key="k", tags=("t", "u"), user="alice", exclude="c")]
         )
         assert await engine.latest(["a"], limit=1) == published
+
+
+def once(key, digest=b"1", *, scope="ann", index=0):
+    return Once(scope, key, index, digest)
+
+
+class TestOnce:
+    async def test_the_same_again_is_not_accepted_again(self, engine):
+        outlet = Outlet()
+        engine.attach(outlet)
+        first = await engine.publish([event("a", once=once("k")), event("a", b"2")])
+        again = await engine.publish([event("a", once=once("k"))])
+        assert again[0].position == first[0].position
+        assert outlet.seqs == [1, 2]
+        assert await seqs_of(engine, "a") == [1, 2]
+        assert engine.head.seq == 2
+
+    async def test_with_another_content_it_is_refused(self, engine):
+        await engine.publish([event("a", once=once("k"))])
+        with pytest.raises(IdempotencyConflict, match="'k'"):
+            await engine.publish([event("a"), event("a", once=once("k", b"2"))])
+        assert engine.head.seq == 1
+        assert await seqs_of(engine, "a") == [1]
+
+    @pytest.mark.parametrize("other", [{"scope": "bob"}, {"index": 1}, {"key": "l"}])
+    async def test_another_publishers_key_is_another_one(self, engine, other):
+        await engine.publish([event("a", once=once("k"))])
+        await engine.publish([event("a", once=once(**{"key": "k", "digest": b"2"} | other))])
+        assert engine.head.seq == 2
+
+    async def test_twice_in_one_publish(self, engine):
+        outlet = Outlet()
+        engine.attach(outlet)
+        events = [event("a", once=once("k")), event("b"), event("a", once=once("k"))]
+        publications = await engine.publish(events)
+        assert [p.seq for p in publications] == [1, 2, 1]
+        assert outlet.seqs == [1, 2]
+        with pytest.raises(IdempotencyConflict):
+            await engine.publish(
+                [event("a", once=once("l", b"1")), event("a", once=once("l", b"2"))]
+            )
+        assert engine.head.seq == 2
+
+    async def test_at_the_same_time_one_is_accepted_and_all_get_its_place(self, engine):
+        found = []
+
+        async def publish(n):
+            (publication,) = await engine.publish([event("a", once=once("k", b"%d" % (n % 2)))])
+            found.append((n % 2, publication.seq))
+
+        async def publish_or_fail(n):
+            try:
+                await publish(n)
+            except IdempotencyConflict:
+                found.append((n % 2, None))
+
+        async with trio.open_nursery() as publishers:
+            for n in range(20):
+                publishers.start_soon(publish_or_fail, n)
+        accepted = {kind for kind, seq in found if seq}
+        assert len(accepted) == 1
+        assert {seq for kind, seq in found if kind in accepted} == {1}
+        assert len(found) == 20
+        assert engine.head.seq == 1
+
+    async def test_one_in_a_group_that_is_refused_does_not_harm_the_others(self, engine):
+        await engine.publish([event("a", once=once("k"))])
+        refused = []
+
+        async def publish(digest):
+            try:
+                await engine.publish([event("a", once=once("k", digest)), event("b")])
+            except IdempotencyConflict:
+                refused.append(digest)
+
+        async with trio.open_nursery() as publishers:
+            for digest in (b"1", b"2", b"1"):
+                publishers.start_soon(publish, digest)
+        assert refused == [b"2"]
+        assert len(await seqs_of(engine, "b")) == 2
+
+    async def test_after_its_time_it_is_accepted_again(self, open_engine, monkeypatch):
+        now = [1_000_000.0]
+        monkeypatch.setattr(time, "time", lambda: now[0])
+        monkeypatch.setattr(time, "monotonic", lambda: now[0])
+        async with open_engine(idempotency_seconds=60) as engine:
+            for moment, seq in ((0, 1), (59, 1), (62, 2)):
+                now[0] = 1_000_000.0 + moment
+                (publication,) = await engine.publish([event("a", once=once("k"))])
+                assert publication.seq == seq
+
+    async def test_it_can_be_off(self, open_engine):
+        async with open_engine(idempotency_seconds=0) as engine:
+            for seq in (1, 2):
+                (publication,) = await engine.publish([event("a", once=once("k"))])
+                assert publication.seq == seq
+
+
+class TestForget:
+    async def test_what_is_forgotten_is_a_gap_below_the_floor(self, engine):
+        await engine.publish([event(c) for c in "aabab"])
+        assert await engine.forget(["a", "nobody"]) == 3
+        assert await seqs_of(engine, "a", "b") == [3, 5]
+        history = await engine.history(["a", "b"], after=0, limit=9)
+        assert history.floors["a"] >= 4
+        assert history.floors["b"] == 0
+        (publication,) = await engine.publish([event("a")])
+        assert publication.prev >= 4
+        assert await seqs_of(engine, "a", "b") == [3, 5, 6]
+
+    async def test_what_comes_meanwhile_stays(self, engine):
+        await engine.publish([event("a")] * 1_200)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.forget, ["a"])
+            for _ in range(5):
+                await engine.publish([event("a")])
+        kept = await seqs_of(engine, "a")
+        assert kept == list(range(1_206 - len(kept), 1_206))
+        assert len(kept) <= 5
 
 
 class TestFloors:

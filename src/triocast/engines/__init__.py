@@ -27,6 +27,7 @@ def open_engine(settings: Settings, *, epoch: str) -> Engine:
                 history_events=settings.history_events,
                 history_bytes=settings.history_bytes,
                 history_seconds=settings.history_seconds,
+                idempotency_seconds=settings.idempotency_seconds,
                 durable=settings.durability == "power",
             )
         except CannotOpen as error:
@@ -35,4 +36,5 @@ def open_engine(settings: Settings, *, epoch: str) -> Engine:
         epoch=epoch,
         history_events=settings.history_events,
         history_bytes=settings.history_bytes,
+        idempotency_seconds=settings.idempotency_seconds,
     )

@@ -14,6 +14,9 @@ hub of every process that shares the engine. What each promises:
   those without a key count as one.
 - A ``seq`` that has been given is never given again in the same epoch. A store that lost its past
   begins a new epoch.
+- An event with ``once`` that has been accepted before, for the same publisher under the same key,
+  is not accepted again: its first position is returned. With another digest nothing is accepted,
+  and IdempotencyConflict raised. The record of it is kept together with the event, for a time.
 - Events to one connection (``$conn:<id>``) are spread but not kept.
 """
 
@@ -115,6 +118,13 @@ class Engine(ABC):
         """Return the newest publication of each key of each channel, in the order of ``seq``.
 
         If there are more than ``limit``, the newest of them.
+        """
+
+    @abstractmethod
+    async def forget(self, channels: Sequence[str]) -> int:
+        """Remove all that channels have now; return how many events that was.
+
+        It cannot be read any more on return, and the channels' floors tell that it is missing.
         """
 
     @abstractmethod

@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from triocast.engines.base import Engine, History, Outlet
+from triocast.engines.idempotency import Records, check_batch
 from triocast.events import (
     Event,
     Position,
@@ -58,10 +59,18 @@ def _size(publication: Publication) -> int:
 class MemoryEngine(Engine):
     """Order and history in memory; see the module's docstring for the bounds."""
 
-    def __init__(self, *, epoch: str, history_events: int, history_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        epoch: str,
+        history_events: int,
+        history_bytes: int,
+        idempotency_seconds: float = 86_400,
+    ) -> None:
         self._head = Position(epoch, 0)
         self._history_events = history_events
         self._history_bytes = history_bytes
+        self._records = Records(seconds=idempotency_seconds)
         self._outlets: list[Outlet] = []
         self._rings: dict[str, _Ring] = {}
         self._namespace_floors: dict[str, int] = {}
@@ -96,9 +105,12 @@ class MemoryEngine(Engine):
         while (full := next((o for o in self._outlets if not o.has_room), None)) is not None:
             await full.wait_for_room()
         # From here on nothing blocks, so that no other publisher comes between.
-        publications = tuple(self._accept(event) for event in events)
-        for outlet in self._outlets:
-            outlet.put(publications)
+        check_batch(events, self._records.digests(events))
+        new: list[Publication] = []
+        publications = tuple(self._accept_once(event, new) for event in events)
+        if new:
+            for outlet in self._outlets:
+                outlet.put(new)
         return publications
 
     async def history(
@@ -138,11 +150,32 @@ class MemoryEngine(Engine):
         ordered = sorted(found.values(), key=lambda publication: publication.seq)
         return tuple(ordered[max(len(ordered) - limit, 0) :])
 
+    async def forget(self, channels: Sequence[str]) -> int:
+        await trio.lowlevel.checkpoint()
+        removed = 0
+        for channel in channels:
+            ring = self._rings.get(channel)
+            if ring is not None:
+                removed += len(ring.kept)
+                while ring.kept:
+                    self._drop_oldest(ring)
+                self._forget(channel, ring)
+        return removed
+
     def close(self) -> None:
         """Nothing to do: what is in memory goes with the process."""
 
     async def check_health(self) -> None:
         await trio.lowlevel.checkpoint()
+
+    def _accept_once(self, event: Event, new: list[Publication]) -> Publication:
+        seq = self._records.find(event)
+        if seq is not None:
+            return Publication(event, Position(self._head.epoch, seq), prev=0)
+        publication = self._accept(event)
+        self._records.add(event, publication.seq)
+        new.append(publication)
+        return publication
 
     def _accept(self, event: Event) -> Publication:
         position = self._head = Position(self._head.epoch, self._head.seq + 1)

@@ -166,6 +166,12 @@ class Settings:
         "Seconds that events are kept for resuming; 0 is as long as there is room.",
         check=duration_or_zero,
     )
+    idempotency_seconds: float = _setting(
+        86_400.0,
+        SECONDS,
+        "Seconds in which an event with the same idempotency key is not published again; 0 is off.",
+        check=duration_or_zero,
+    )
     durability: str = _setting(
         "power",
         TEXT,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import attrs
@@ -13,6 +13,7 @@ from triocast.clock import timestamp
 from triocast.connection import Connection
 from triocast.errors import EndReason, Forbidden, TooManyChannels, TriocastError, WrongContentType
 from triocast.events import BROADCAST, Event, Position, Publication, parse_channel
+from triocast.publisher import Idempotency
 from triocast.resume import Gap
 from triocast.subscriptions import EVERYTHING, Filter, make_filter
 from triocast.transports.deflate import DeflatedTextFrameEncoder
@@ -313,21 +314,16 @@ class WebSocketConnection(Connection):
         outcomes, self._outcomes = self._outcomes, []
         self._unpublished_bytes = 0
         events = [outcome.event for outcome in outcomes if outcome.event is not None]
-        refused: TriocastError | None = None
-        published: Iterator[Publication] = iter(())
-        if events:
-            try:
-                published = iter(await self._publisher.publish(events))
-            except TriocastError as error:
-                refused = error
+        published = iter(await self._publisher.publish_each(events) if events else ())
         answers = []
         for outcome in outcomes:
             answer = outcome.answer
             if outcome.event is not None:
-                if refused is not None:
-                    answer = messages.encode_error(outcome.request_id, refused)
+                result = next(published)
+                if isinstance(result, TriocastError):
+                    answer = messages.encode_error(outcome.request_id, result)
                 else:
-                    answer = _acknowledge(outcome.request_id, next(published))
+                    answer = _acknowledge(outcome.request_id, result)
             if answer is not None:
                 answers.append(answer)
         self._push_texts(answers)
@@ -383,6 +379,7 @@ class WebSocketConnection(Connection):
             key=request.key,
             tags=request.tags,
             exclude=None if request.echo else self.id,
+            once=None if request.idempotency_key is None else Idempotency(request.idempotency_key),
         )
 
 

@@ -1,16 +1,17 @@
-"""``GET /realtime/history``: what a channel's events were, page by page, both ways."""
+"""``/realtime/history``: what a channel's events were, page by page, both ways, and its removal."""
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from quart import Blueprint, Response
 
 from triocast.errors import BadRequest, InvalidCursor
-from triocast.events import BROADCAST, Position
-from triocast.web.answers import Answer
+from triocast.events import BROADCAST, Position, parse_channel, user_channel
+from triocast.web.answers import Answer, json_answer
 from triocast.web.call import Fields
-from triocast.web.current import current_call, current_node, grant_of
+from triocast.web.current import admin_grant, current_call, current_node, grant_of
 from triocast.web.subscribing import read_channels, read_filter
 from triocast.wire import cursor, envelope, json
 from triocast.wire.start import parse_cursor
@@ -18,6 +19,8 @@ from triocast.wire.start import parse_cursor
 PATH: Final = "/realtime/history"
 MOST_EVENTS: Final = 1_000
 USUAL_EVENTS: Final = 100
+
+log = logging.getLogger("triocast.web")
 
 blueprint = Blueprint("history", __name__)
 
@@ -65,6 +68,24 @@ async def history() -> Response:
     body = b'{"events":[%s],%s' % (b",".join(events), json.encode(page)[1:])
     headers = [("content-type", "application/json"), ("cache-control", "no-store")]
     return Answer(200, headers, body).as_response()
+
+
+@blueprint.delete(PATH)
+async def forget() -> Response:
+    """Remove what channels (``channel``) and users' own channels (``user``) have now.
+
+    For administrators. Who comes back with a cursor from before is told of the gap. Answers how
+    many events are ``removed``.
+    """
+    node, call = current_node(), current_call()
+    admin_grant(node, call)
+    channels = [parse_channel(name) for name in call.query.all("channel")]
+    channels += [user_channel(user) for user in call.query.all("user")]
+    if not channels:
+        raise BadRequest("name a 'channel' or a 'user'")
+    removed = await node.engine.forget(channels)
+    log.info("%d events of %s were removed on request", removed, channels)
+    return json_answer({"removed": removed}).as_response()
 
 
 def _read_position(query: Fields, name: str, head: Position) -> int | None:

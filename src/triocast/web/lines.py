@@ -8,7 +8,7 @@ from typing import Final
 import attrs
 import trio
 
-from triocast.errors import Timeout, TooLarge, TriocastError
+from triocast.errors import IdempotencyConflict, Timeout, TooLarge, TriocastError
 from triocast.events import Event, Publication
 from triocast.publisher import Publisher
 from triocast.wire import cursor
@@ -116,6 +116,13 @@ async def _publish(
 async def _accept(publisher: Publisher, ready: list[tuple[int, Event]], progress: Progress) -> None:
     try:
         publications = await publisher.publish([event for _, event in ready])
+    except IdempotencyConflict:
+        if len(ready) > 1:  # It is one line's, and those before it are published.
+            for line in ready:
+                await _accept(publisher, [line], progress)
+            return
+        progress.line = ready[0][0]
+        raise
     except TriocastError:
         progress.line = ready[0][0]
         raise

@@ -3,6 +3,9 @@
 A body of ``application/json`` is one event, or an array of which all or none are published. A
 body of ``application/x-ndjson`` is a stream of any length: each line stands alone and is published
 as it arrives, up to the first bad one.
+
+The header ``Idempotency-Key`` makes a JSON request that is sent again do nothing; in NDJSON each
+line has its own ``idempotency_key``.
 """
 
 from __future__ import annotations
@@ -23,12 +26,14 @@ from triocast.events import (
     Publication,
     connection_channel,
     parse_channel,
+    parse_idempotency_key,
     parse_key,
     parse_tags,
     parse_type,
     user_channel,
 )
 from triocast.node import Node
+from triocast.publisher import Idempotency
 from triocast.web.answers import Answer, json_answer
 from triocast.web.body import RequestBody
 from triocast.web.call import Call
@@ -46,6 +51,7 @@ class _Event(msgspec.Struct, forbid_unknown_fields=True):
     type: str = "message"
     key: str | None = None
     tags: list[str] = msgspec.field(default_factory=list)
+    idempotency_key: str | None = None
 
 
 class Broadcast(_Event, forbid_unknown_fields=True):
@@ -115,7 +121,7 @@ async def _publish(
     text = await _read(body, node.settings.handshake_seconds)
     json.check(text, max_depth=node.settings.max_json_depth)
     if text.lstrip()[:1] != b"[":
-        event = _event(node, grant, json.decode(one, text))
+        event = _event(node, grant, json.decode(one, text), _key_of(call))
         subscribers = node.hub.count(event.channel)
         (publication,) = await node.publisher.publish([event])
         await node.hub.take_turn()  # The reply can wait; those who listen should not.
@@ -124,9 +130,11 @@ async def _publish(
     if len(messages) > MOST_EVENTS:
         raise TooLarge(f"an array has at most {MOST_EVENTS} events; send NDJSON for more")
     events = []
+    key = _key_of(call)
     for index, message in enumerate(messages):
+        once = None if key is None else Idempotency(key.key, index, text)
         try:
-            events.append(_event(node, grant, message))
+            events.append(_event(node, grant, message, once))
         except BadRequest as error:
             raise type(error)(f"event {index}: {error.message}") from None
     counts = [node.hub.count(event.channel) for event in events]
@@ -162,7 +170,17 @@ async def _read(body: RequestBody, seconds: float) -> bytes:
     return text
 
 
-def _event(node: Node, grant: Grant, message: Message) -> Event:
+def _key_of(call: Call) -> Idempotency | None:
+    """Return what the header ``Idempotency-Key`` says of the whole request."""
+    key = call.headers.get("Idempotency-Key")
+    return None if key is None else Idempotency(parse_idempotency_key(key))
+
+
+def _event(node: Node, grant: Grant, message: Message, once: Idempotency | None = None) -> Event:
+    if message.idempotency_key is not None:
+        if once is not None:
+            raise InvalidEvent("give idempotency_key or the header Idempotency-Key, not both")
+        once = Idempotency(parse_idempotency_key(message.idempotency_key))
     return node.publisher.event(
         grant,
         channel=message.target(),
@@ -170,6 +188,7 @@ def _event(node: Node, grant: Grant, message: Message) -> Event:
         data=json.compact(message.data),
         key=None if message.key is None else parse_key(message.key),
         tags=parse_tags(message.tags),
+        once=once,
     )
 
 

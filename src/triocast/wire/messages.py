@@ -19,7 +19,14 @@ import attrs
 import msgspec
 
 from triocast.errors import InvalidEvent, TriocastError, UnknownCommand
-from triocast.events import parse_channel, parse_key, parse_pattern, parse_tags, parse_type
+from triocast.events import (
+    parse_channel,
+    parse_idempotency_key,
+    parse_key,
+    parse_pattern,
+    parse_tags,
+    parse_type,
+)
 from triocast.wire import json
 from triocast.wire.start import Start, parse_cursor, parse_state
 
@@ -58,6 +65,7 @@ class Publish:
     key: str | None = None
     tags: tuple[str, ...] = ()
     echo: bool = True
+    idempotency_key: str | None = None
 
 
 @attrs.frozen
@@ -98,6 +106,7 @@ class _Publish(msgspec.Struct, forbid_unknown_fields=True):
     key: str | None = None
     tags: list[str] = msgspec.field(default_factory=list)
     echo: bool = True
+    idempotency_key: str | None = None
 
 
 class _ChannelMessage(msgspec.Struct, forbid_unknown_fields=True):
@@ -190,6 +199,9 @@ def _parse_object(kind: Any, raw: bytes) -> Request:
             None if message.key is None else parse_key(message.key),
             parse_tags(message.tags),
             message.echo,
+            None
+            if message.idempotency_key is None
+            else parse_idempotency_key(message.idempotency_key),
         )
     if kind == "channel_message":
         said = json.decode(_channel_message, raw)

@@ -19,11 +19,12 @@ import trio
 
 from triocast.clock import timestamp
 from triocast.engines.base import Engine, History, Outlet
+from triocast.engines.idempotency import Place, check_batch, place_of
 from triocast.engines.sqlite import store
 from triocast.engines.sqlite.file import open_file
 from triocast.engines.sqlite.store import Channel, Range, Removed
 from triocast.engines.worker import Desk, finish, in_thread
-from triocast.errors import Unavailable
+from triocast.errors import IdempotencyConflict, Unavailable
 from triocast.events import (
     Event,
     Position,
@@ -76,12 +77,14 @@ class SQLiteEngine(Engine):
         history_events: int,
         history_bytes: int,
         history_seconds: float = 0,
+        idempotency_seconds: float = 86_400,
         durable: bool = True,
     ) -> None:
         self._file = open_file(path, durable=durable)
         self._history_events = history_events
         self._history_bytes = history_bytes
         self._history_seconds = history_seconds
+        self._idempotency_seconds = idempotency_seconds
         self._head = Position(self._file.epoch, self._file.seq)
         self._channels: dict[str, Channel] = {}
         self._names: dict[int, Channel] = {}
@@ -151,14 +154,32 @@ class SQLiteEngine(Engine):
         new: list[Channel] = []
         seq = head.seq
         rows: list[store.Row] = []
+        new_records: list[store.Row] = []
+        new_publications: list[Publication] = []
         results: list[tuple[Publication, ...]] = []
+        try:
+            records = await self._find_records(orders)
+        except sqlite3.Error as error:
+            finish(orders, error=self._failed(error))
+            return
+        orders = self._refuse_conflicts(orders, records)
         for order in orders:
             publications = []
             for event in order.job.events:
+                if event.once is not None:
+                    known = records.get(place_of(event.once))
+                    if known is not None:
+                        position = Position(head.epoch, known[1])
+                        publications.append(Publication(event, position, prev=0))
+                        continue
+                    if self._idempotency_seconds:
+                        records[place_of(event.once)] = (event.once.digest, seq + 1)
+                        new_records.append(store.record_of(event.once, seq + 1))
                 seq += 1
                 position = Position(head.epoch, seq)
                 if is_connection_channel(event.channel):
                     publications.append(Publication(event, position, prev=0))
+                    new_publications.append(publications[-1])
                     continue
                 channel = self._channels.get(event.channel)
                 if channel is None:
@@ -169,10 +190,15 @@ class SQLiteEngine(Engine):
                 channel.last = seq
                 channel.count += 1
                 publications.append(publication)
+                new_publications.append(publication)
                 rows.append(store.row_of(publication, channel.id))
             results.append(tuple(publications))
+        if not new_publications:
+            finish(orders, results)
+            return
         try:
-            await in_thread(self._writing, store.append, self._file.writer, rows, new, seq)
+            append = partial(store.append, self._file.writer, rows, new, seq, new_records)
+            await in_thread(self._writing, append)
         except sqlite3.Error as error:
             for name, (last, count) in before.items():
                 self._channels[name].last, self._channels[name].count = last, count
@@ -188,10 +214,41 @@ class SQLiteEngine(Engine):
             for name in before
             if self._channels[name].count > self._history_events + self._slack
         )
-        everything = [publication for result in results for publication in result]
         for outlet in self._outlets:
-            outlet.put(everything)
+            outlet.put(new_publications)
         finish(orders, results)
+
+    async def _find_records(self, orders: Sequence[Any]) -> dict[Place, tuple[bytes, int]]:
+        """Return what was published before under the keys of these orders."""
+        places = [
+            place_of(event.once)
+            for order in orders
+            for event in order.job.events
+            if event.once is not None
+        ]
+        if not places:
+            return {}
+        find = partial(
+            store.find_records, self._file.writer, places, seconds=self._idempotency_seconds
+        )
+        found: dict[Place, tuple[bytes, int]] = await in_thread(self._writing, find)
+        return found
+
+    @staticmethod
+    def _refuse_conflicts(
+        orders: Sequence[Any], records: dict[Place, tuple[bytes, int]]
+    ) -> Sequence[Any]:
+        """Refuse orders whose keys were used for something else; return the others."""
+        digests = {place: digest for place, (digest, _) in records.items()}
+        sound = []
+        for order in orders:
+            try:
+                digests |= check_batch(order.job.events, digests)
+            except IdempotencyConflict as conflict:
+                finish([order], error=conflict)
+            else:
+                sound.append(order)
+        return sound
 
     def _add_channel(self, name: str) -> Channel:
         floor = self._floor_of(namespace_of(name))
@@ -297,6 +354,25 @@ class SQLiteEngine(Engine):
 
     # Retention.
 
+    async def forget(self, channels: Sequence[str]) -> int:
+        await trio.lowlevel.checkpoint()
+        removed = 0
+        for name in channels:
+            channel = self._channels.get(name)
+            last = 0 if channel is None else channel.last
+            while channel is not None:
+                async with self._writer_lock:
+                    trim = partial(store.trim_up_to, self._file.writer, channel, last)
+                    try:
+                        gone = await in_thread(self._writing, trim)
+                        await self._note_removed(gone)
+                    except sqlite3.Error as error:
+                        raise self._failed(error) from None
+                removed += sum(gone.values())
+                if not gone or name not in self._channels:
+                    break
+        return removed
+
     async def trim(self) -> None:
         """Remove now what retention removes in its own time."""
         await self._trim_full(at_once=True)
@@ -339,8 +415,15 @@ class SQLiteEngine(Engine):
             before = timestamp(seconds_ago=self._history_seconds)
             while await self._trim_oldest(before):
                 pass
+        while await self._trim_records():
+            pass
         while await self._is_too_large() and await self._trim_oldest(None):
             pass
+
+    async def _trim_records(self) -> bool:
+        async with self._writer_lock:
+            trim = partial(store.trim_records, self._file.writer, seconds=self._idempotency_seconds)
+            return bool(await in_thread(self._writing, trim))
 
     async def _is_too_large(self) -> bool:
         async with self._writer_lock:

@@ -49,6 +49,12 @@ def _create(db: sqlite3.Connection) -> None:
         " prev INTEGER NOT NULL, type TEXT NOT NULL, timestamp TEXT NOT NULL, key TEXT,"
         " tags TEXT, user TEXT, exclude TEXT, data BLOB NOT NULL)"
     )
+    db.execute(
+        "CREATE TABLE published (scope TEXT NOT NULL, key TEXT NOT NULL, number INTEGER NOT NULL,"
+        " digest BLOB NOT NULL, seq INTEGER NOT NULL, at INTEGER NOT NULL,"
+        " PRIMARY KEY (scope, key, number)) WITHOUT ROWID"
+    )
+    db.execute("CREATE INDEX published_at ON published (at)")
     db.execute("CREATE INDEX events_of_channel ON events (channel, seq)")
     db.execute("CREATE INDEX events_of_key ON events (channel, key, seq)")
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
 
-from triocast.events import Event, Position, Publication
+from triocast.engines.idempotency import Place
+from triocast.events import Event, Once, Position, Publication
 
 TRIM_EVENTS: Final = 500
 """How many events one transaction of retention removes at the most."""
@@ -99,9 +101,16 @@ class Transaction:
 
 
 def append(
-    db: sqlite3.Connection, rows: Sequence[Row], channels: Sequence[Channel], head: int
+    db: sqlite3.Connection,
+    rows: Sequence[Row],
+    channels: Sequence[Channel],
+    head: int,
+    records: Sequence[Row] = (),
 ) -> None:
-    """Keep events, and channels that are new, and the head. Raises sqlite3.Error."""
+    """Keep events, channels that are new, idempotency records, and the head.
+
+    Raises sqlite3.Error.
+    """
     with Transaction(db):
         if channels:
             db.executemany(
@@ -109,7 +118,47 @@ def append(
                 [(channel.id, channel.name, channel.floor) for channel in channels],
             )
         db.executemany(_INSERT, rows)
+        if records:
+            db.executemany("INSERT OR REPLACE INTO published VALUES (?, ?, ?, ?, ?, ?)", records)
         db.execute("UPDATE meta SET value = ? WHERE name = 'head'", (head,))
+
+
+def record_of(once: Once, seq: int) -> Row:
+    """Return an idempotency record as its table has it."""
+    return (once.scope, once.key, once.index, once.digest, seq, int(time.time()))
+
+
+def find_records(
+    db: sqlite3.Connection, places: Iterable[Place], *, seconds: float
+) -> dict[Place, tuple[bytes, int]]:
+    """Return the digest and ``seq`` of what was published under these keys, if not too long ago.
+
+    Raises sqlite3.Error.
+    """
+    query = (
+        "SELECT digest, seq FROM published WHERE scope = ? AND key = ? AND number = ? AND at >= ?"
+    )
+    oldest = time.time() - seconds
+    found = {}
+    for place in places:
+        row = db.execute(query, (*place, oldest)).fetchone()
+        if row is not None:
+            found[place] = row
+    return found
+
+
+def trim_records(db: sqlite3.Connection, *, seconds: float) -> bool:
+    """Remove old idempotency records, some of them; say whether there were any.
+
+    Raises sqlite3.Error.
+    """
+    with Transaction(db):
+        removed = db.execute(
+            "DELETE FROM published WHERE (scope, key, number) IN"
+            " (SELECT scope, key, number FROM published WHERE at < ? LIMIT ?)",
+            (time.time() - seconds, TRIM_EVENTS),
+        ).rowcount
+    return removed > 0
 
 
 @attrs.frozen
@@ -187,13 +236,18 @@ def trim_channel(db: sqlite3.Connection, channel: Channel, keep: int) -> Removed
         "SELECT seq FROM events WHERE channel = ? ORDER BY seq DESC LIMIT 1 OFFSET ?",
         (channel.id, keep),
     ).fetchone()
-    if newest_gone is None:
-        return {}
+    return {} if newest_gone is None else trim_up_to(db, channel, newest_gone[0])
+
+
+def trim_up_to(db: sqlite3.Connection, channel: Channel, seq: int) -> Removed:
+    """Remove a channel's oldest events up to a ``seq``, some of them. Raises sqlite3.Error."""
     with Transaction(db):
         rows = db.execute(
             "SELECT seq FROM events WHERE channel = ? AND seq <= ? ORDER BY seq LIMIT ?",
-            (channel.id, newest_gone[0], TRIM_EVENTS),
+            (channel.id, seq, TRIM_EVENTS),
         ).fetchall()
+        if not rows:
+            return {}
         floor = rows[-1][0]
         db.execute("DELETE FROM events WHERE channel = ? AND seq <= ?", (channel.id, floor))
         db.execute("UPDATE channels SET floor = ? WHERE id = ?", (floor, channel.id))

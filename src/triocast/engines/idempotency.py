@@ -1,0 +1,78 @@
+"""What was published under which idempotency key, so that a publish that is sent again is not done
+again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from triocast.errors import IdempotencyConflict
+from triocast.events import Event, Once
+
+MOST_RECORDS: Final = 50_000
+"""Records kept in memory; beyond it the oldest go before their time."""
+
+Place = tuple[str, str, int]
+"""A publisher's scope, its key, and which event under that key."""
+
+
+def place_of(once: Once) -> Place:
+    """Return under what an event is recorded."""
+    return (once.scope, once.key, once.index)
+
+
+def check_batch(events: Iterable[Event], known: Mapping[Place, bytes]) -> dict[Place, bytes]:
+    """Return the digests of these events by their keys.
+
+    ``known`` are those of what is recorded. Raises IdempotencyConflict if a key is used for
+    different things.
+    """
+    found: dict[Place, bytes] = {}
+    for event in events:
+        if event.once is not None:
+            place = place_of(event.once)
+            digest = known.get(place) or found.setdefault(place, event.once.digest)
+            if digest != event.once.digest:
+                raise IdempotencyConflict(
+                    f"the idempotency key {event.once.key!r} was used for something else before"
+                )
+    return found
+
+
+class Records:
+    """Keys and the ``seq`` of their events, for a time. Bounded by `MOST_RECORDS`."""
+
+    def __init__(self, *, seconds: float) -> None:
+        self._seconds = seconds
+        # In the order in which they were made, so that the oldest comes first.
+        self._records: dict[Place, tuple[bytes, int, float]] = {}
+
+    def digests(self, events: Iterable[Event]) -> dict[Place, bytes]:
+        """Return what is recorded of these events' keys."""
+        self._forget_old()
+        places = (place_of(event.once) for event in events if event.once is not None)
+        return {place: self._records[place][0] for place in places if place in self._records}
+
+    def find(self, event: Event) -> int | None:
+        """Return the ``seq`` that the event has got already."""
+        if event.once is None:
+            return None
+        record = self._records.get(place_of(event.once))
+        return None if record is None else record[1]
+
+    def add(self, event: Event, seq: int) -> None:
+        """Note what has been accepted."""
+        if event.once is not None and self._seconds:
+            self._records[place_of(event.once)] = (event.once.digest, seq, time.monotonic())
+            if len(self._records) > MOST_RECORDS:
+                del self._records[next(iter(self._records))]
+
+    def _forget_old(self) -> None:
+        oldest = time.monotonic() - self._seconds
+        while self._records:
+            place = next(iter(self._records))
+            if self._records[place][2] >= oldest:
+                return
+            del self._records[place]
