@@ -3,12 +3,15 @@
 import time
 from itertools import pairwise
 
+import attrs
 import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
+from triocast.clock import timestamp
+from triocast.engines.retention import Keep
 from triocast.errors import IdempotencyConflict
 from triocast.events import Event, Once, Position, Publication
 
@@ -402,6 +405,43 @@ class TestOnce:
             for seq in (1, 2):
                 (publication,) = await engine.publish([event("a", once=once("k"))])
                 assert publication.seq == seq
+
+
+class TestRetention:
+    async def test_each_namespace_keeps_its_own_number(self, open_engine):
+        namespaces = {"few": Keep(2), "$all": Keep(1), "default": Keep(0)}
+        async with open_engine(history_events=3, namespaces=namespaces) as engine:
+            for channel in ("few:a", "few:b", "$all", "plain", "other:a"):
+                await engine.publish([event(channel)] * 5)
+            await engine.trim()
+            counts = {
+                channel: len(await seqs_of(engine, channel))
+                for channel in ("few:a", "few:b", "$all", "plain", "other:a")
+            }
+        assert counts == {"few:a": 2, "few:b": 2, "$all": 1, "plain": 0, "other:a": 3}
+
+    async def test_what_is_too_old_goes_and_is_a_gap(self, open_engine, monkeypatch):
+        now = [1_800_000_000]
+        monkeypatch.setattr(time, "time_ns", lambda: now[0] * 10**9)
+
+        def dated(channel):
+            return attrs.evolve(event(channel), timestamp=timestamp())
+
+        namespaces = {"short": Keep(100, 10), "ever": Keep(100)}
+        channels = ("short:a", "ever:a", "plain")
+        async with open_engine(history_seconds=100, namespaces=namespaces) as engine:
+            for _ in range(3):
+                await engine.publish([dated(channel) for channel in channels])
+                now[0] += 8
+            await engine.trim()
+            assert await seqs_of(engine, "short:a") == [7]
+            assert await seqs_of(engine, "ever:a") == [2, 5, 8]
+            floors = (await engine.history(["short:a", "ever:a"], after=0, limit=9)).floors
+            assert floors == {"short:a": 4, "ever:a": 0}
+            now[0] += 89
+            await engine.trim()
+            assert await seqs_of(engine, *channels) == [2, 5, 8, 9]
+            assert (await engine.history(["short:a"], after=0, limit=9)).floors == {"short:a": 7}
 
 
 class TestForget:

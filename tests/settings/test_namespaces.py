@@ -94,7 +94,12 @@ def test_a_namespace_may_leave_all_at_their_defaults(load, options):
 
 
 names = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True) | st.sampled_from(["$all", "default"])
-options = st.builds(Namespace, **{name: st.booleans() for name in NAMESPACE_OPTIONS})
+VALUES = {
+    "compress": st.booleans(),
+    "history_events": st.none() | st.integers(0, 10**9),
+    "history_seconds": st.none() | st.floats(0, 10**6),
+}
+options = st.builds(Namespace, **{name: VALUES[name] for name in NAMESPACE_OPTIONS})
 tables = st.dictionaries(names, options, max_size=5).map(Namespaces)
 
 
@@ -182,7 +187,7 @@ SOURCE = "environment variable TRIOCAST_NAMESPACES"
     ("raw", "name", "problem", "fix"),
     [
         ({"chat": {"compres": 1}}, ".chat.compres", "no such option", "did you mean compress?"),
-        ({"chat": {"zz": 1}}, ".chat.zz", "no such option", "remove it (there are compress)"),
+        ({"chat": {"zz": 1}}, ".chat.zz", "no such option", "remove it (there are compress, "),
         (
             {"chat": {"compress": "maybe"}},
             ".chat.compress",

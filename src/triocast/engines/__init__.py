@@ -6,6 +6,7 @@ from pathlib import Path
 
 from triocast.engines.base import Engine, History, Outlet
 from triocast.engines.memory import MemoryEngine
+from triocast.engines.retention import Keep
 from triocast.settings import Problem, Settings, SettingsError
 
 __all__ = ["Engine", "History", "MemoryEngine", "Outlet", "open_engine"]
@@ -17,6 +18,14 @@ def open_engine(settings: Settings, *, epoch: str) -> Engine:
     ``epoch`` is for one that keeps nothing from before. Raises SettingsError if it cannot be used.
     """
     scheme, _, place = settings.engine.partition("://")
+    usual = Keep(settings.history_events, settings.history_seconds)
+    namespaces = {
+        name: Keep(
+            usual.events if options.history_events is None else options.history_events,
+            usual.seconds if options.history_seconds is None else options.history_seconds,
+        )
+        for name, options in settings.namespaces.items()
+    }
     if scheme == "sqlite":
         # Only here: who keeps events in memory need not load it.
         from triocast.engines.sqlite import CannotOpen, SQLiteEngine
@@ -24,9 +33,10 @@ def open_engine(settings: Settings, *, epoch: str) -> Engine:
         try:
             return SQLiteEngine(
                 Path(place.removeprefix("/")),
-                history_events=settings.history_events,
+                history_events=usual.events,
                 history_bytes=settings.history_bytes,
-                history_seconds=settings.history_seconds,
+                history_seconds=usual.seconds,
+                namespaces=namespaces,
                 idempotency_seconds=settings.idempotency_seconds,
                 durable=settings.durability == "power",
             )
@@ -34,7 +44,9 @@ def open_engine(settings: Settings, *, epoch: str) -> Engine:
             raise SettingsError(Problem("engine", "argument", error.what, error.fix)) from None
     return MemoryEngine(
         epoch=epoch,
-        history_events=settings.history_events,
+        history_events=usual.events,
         history_bytes=settings.history_bytes,
+        history_seconds=usual.seconds,
+        namespaces=namespaces,
         idempotency_seconds=settings.idempotency_seconds,
     )

@@ -1,21 +1,24 @@
 """The engine ``memory://``: rings in this process, gone with it.
 
-Bounds: each channel keeps its last ``history_events``; all channels together keep at most
-``history_bytes``, and the oldest event of all goes first. A channel whose last kept event went is
+Bounds: each channel keeps its last ``history_events``, none older than ``history_seconds``, or what
+its namespace says; all channels together keep at most ``history_bytes``, and the oldest event of
+all goes first. A channel whose last kept event went is
 forgotten; what is still known of it is its namespace's floor.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 import attrs
 import trio
 
+from triocast.clock import timestamp
 from triocast.engines.base import Engine, History, Outlet
 from triocast.engines.idempotency import Records, check_batch
+from triocast.engines.retention import Keep, Retention
 from triocast.events import (
     Event,
     Position,
@@ -35,6 +38,10 @@ SHORT_NAMES: Final = 48
 MOST_NAMESPACES: Final = 1_000
 """Namespaces whose floors are kept apart; those of more become one."""
 
+RETENTION_SECONDS: Final = 5.0
+"""How often events' age is looked at."""
+
+_CHANNELS_PER_TURN: Final = 1_000
 _SLACK: Final = 1024
 
 
@@ -44,6 +51,7 @@ class _Ring:
 
     floor: int
     last: int
+    keep: Keep
     kept: deque[Publication] = attrs.field(factory=deque)
 
 
@@ -65,10 +73,12 @@ class MemoryEngine(Engine):
         epoch: str,
         history_events: int,
         history_bytes: int,
+        history_seconds: float = 0,
+        namespaces: Mapping[str, Keep] | None = None,
         idempotency_seconds: float = 86_400,
     ) -> None:
         self._head = Position(epoch, 0)
-        self._history_events = history_events
+        self._retention = Retention(Keep(history_events, history_seconds), namespaces)
         self._history_bytes = history_bytes
         self._records = Records(seconds=idempotency_seconds)
         self._outlets: list[Outlet] = []
@@ -150,6 +160,25 @@ class MemoryEngine(Engine):
         ordered = sorted(found.values(), key=lambda publication: publication.seq)
         return tuple(ordered[max(len(ordered) - limit, 0) :])
 
+    async def run(self) -> None:
+        while True:
+            await trio.sleep(RETENTION_SECONDS)
+            await self.trim()
+
+    async def trim(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if not self._retention.by_age:
+            return
+        for number, (channel, ring) in enumerate(list(self._rings.items())):
+            if number % _CHANNELS_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+            if ring.keep.seconds and self._rings.get(channel) is ring:
+                oldest = timestamp(seconds_ago=ring.keep.seconds)
+                while ring.kept and ring.kept[0].event.timestamp < oldest:
+                    self._drop_oldest(ring)
+                if not ring.kept:
+                    self._forget(channel, ring)
+
     async def forget(self, channels: Sequence[str]) -> int:
         await trio.lowlevel.checkpoint()
         removed = 0
@@ -184,7 +213,8 @@ class MemoryEngine(Engine):
         ring = self._rings.get(event.channel)
         if ring is None:
             floor = self._floor_of(namespace_of(event.channel))
-            ring = self._rings[event.channel] = _Ring(floor=floor, last=floor)
+            keep = self._retention.of(event.channel)
+            ring = self._rings[event.channel] = _Ring(floor=floor, last=floor, keep=keep)
         publication = Publication(event, position, prev=ring.last)
         ring.last = position.seq
         self._keep(ring, publication)
@@ -195,7 +225,7 @@ class MemoryEngine(Engine):
         self._order.append(publication)
         self._kept += 1
         self._bytes += _size(publication)
-        if len(ring.kept) > self._history_events:
+        if len(ring.kept) > ring.keep.events:
             self._drop_oldest(ring)
             if not ring.kept:
                 self._forget(publication.event.channel, ring)

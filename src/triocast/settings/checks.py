@@ -57,8 +57,23 @@ def duration_or_zero(value: float) -> Finding | None:
     return _duration(value, zero=True)
 
 
+LONGEST_AGE: Final = 3_660 * 86_400.0
+
+
 def positive_duration(value: float) -> Finding | None:
     return _duration(value, zero=False)
+
+
+def age_or_zero(value: float) -> Finding | None:
+    """Accept durations of events' lives: also far longer ones than any client waits."""
+    if 0 <= value <= LONGEST_AGE:
+        return None
+    return f"{value} seconds is out of range", "give a duration from 0 to 3660 days"
+
+
+def unless_none(check: Check) -> Check:
+    """Return a check of a value that may be missing."""
+    return lambda value: None if value is None else check(value)
 
 
 def one_of(*words: str) -> Check:

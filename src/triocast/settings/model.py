@@ -12,6 +12,7 @@ from triocast.settings.checks import (
     HOW_TO_MAKE_A_KEY,
     MASK,
     Check,
+    age_or_zero,
     between,
     check_engine,
     check_host,
@@ -164,13 +165,13 @@ class Settings:
         0.0,
         SECONDS,
         "Seconds that events are kept for resuming; 0 is as long as there is room.",
-        check=duration_or_zero,
+        check=age_or_zero,
     )
     idempotency_seconds: float = _setting(
         86_400.0,
         SECONDS,
         "Seconds in which an event with the same idempotency key is not published again; 0 is off.",
-        check=duration_or_zero,
+        check=age_or_zero,
     )
     durability: str = _setting(
         "power",

@@ -14,10 +14,19 @@ import attrs
 
 from triocast.errors import InvalidChannel
 from triocast.events import BROADCAST, namespace_of, parse_channel
-from triocast.settings.checks import Finding
+from triocast.settings.checks import Finding, age_or_zero, between, unless_none
 from triocast.settings.problems import Problem, SettingsError, suggest
 from triocast.settings.setting import Setting, settings_of
-from triocast.settings.values import BOOLEAN, Kind, UnreadableTable, UnreadableValue, write_key
+from triocast.settings.values import (
+    BOOLEAN,
+    INTEGER,
+    SECONDS,
+    Kind,
+    UnreadableTable,
+    UnreadableValue,
+    optional,
+    write_key,
+)
 
 SETTING: Final = "namespaces"
 
@@ -36,6 +45,22 @@ class Namespace:
     compress: bool = _option(
         False,
         Setting("Compress events for WebSocket clients that can inflate them.", BOOLEAN),
+    )
+    history_events: int | None = _option(
+        None,
+        Setting(
+            "Events kept for resuming, per channel; without it, those of the setting.",
+            optional(INTEGER),
+            unless_none(between(0)),
+        ),
+    )
+    history_seconds: float | None = _option(
+        None,
+        Setting(
+            "Seconds that events are kept; without it, those of the setting.",
+            optional(SECONDS),
+            unless_none(age_or_zero),
+        ),
     )
 
     def __attrs_post_init__(self) -> None:

@@ -188,6 +188,15 @@ LIST: Final = Kind(
 )
 
 
+def optional(kind: Kind) -> Kind:
+    """Return the kind of a value that may be missing: None."""
+    return attrs.evolve(
+        kind,
+        read=lambda raw: None if raw is None else kind.read(raw),
+        accepts=lambda value: value is None or kind.accepts(value),
+    )
+
+
 def write_value(value: Any) -> str:
     """Return a setting's value as TOML writes it. ``value`` is not None."""
     if isinstance(value, (bool, int, float)):
@@ -197,7 +206,11 @@ def write_value(value: Any) -> str:
     if attrs.has(type(value)):
         value = attrs.asdict(value, recurse=False)
     if isinstance(value, Mapping):
-        entries = (f"{write_key(key)} = {write_value(item)}" for key, item in value.items())
+        entries = (
+            f"{write_key(key)} = {write_value(item)}"
+            for key, item in value.items()
+            if item is not None  # which TOML has no word for: it is left out
+        )
         return "{" + ", ".join(entries) + "}"
     # TOML's basic strings have JSON's escapes, and \u007f must be escaped in TOML only
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -17,9 +17,9 @@ from typing import Any, Final
 import attrs
 import trio
 
-from triocast.clock import timestamp
 from triocast.engines.base import Engine, History, Outlet
 from triocast.engines.idempotency import Place, check_batch, place_of
+from triocast.engines.retention import Keep, Retention
 from triocast.engines.sqlite import store
 from triocast.engines.sqlite.file import open_file
 from triocast.engines.sqlite.store import Channel, Range, Removed
@@ -45,6 +45,7 @@ QUEUE_BYTES: Final = 16_777_216
 """How much may wait for its commit before publishers wait."""
 
 READS_PER_TURN: Final = 64
+_CHANNELS_PER_TURN: Final = 200
 RETENTION_SECONDS: Final = 5.0
 """How often age and the file's size are looked at."""
 
@@ -77,18 +78,18 @@ class SQLiteEngine(Engine):
         history_events: int,
         history_bytes: int,
         history_seconds: float = 0,
+        namespaces: Mapping[str, Keep] | None = None,
         idempotency_seconds: float = 86_400,
         durable: bool = True,
     ) -> None:
         self._file = open_file(path, durable=durable)
-        self._history_events = history_events
+        self._retention = Retention(Keep(history_events, history_seconds), namespaces)
         self._history_bytes = history_bytes
-        self._history_seconds = history_seconds
         self._idempotency_seconds = idempotency_seconds
         self._head = Position(self._file.epoch, self._file.seq)
         self._channels: dict[str, Channel] = {}
         self._names: dict[int, Channel] = {}
-        for channel in store.load_channels(self._file.writer):
+        for channel in store.load_channels(self._file.writer, self._retention):
             self._channels[channel.name] = self._names[channel.id] = channel
         self._namespace_floors = store.load_namespace_floors(self._file.writer)
         self._next_id = max(self._names, default=0) + 1
@@ -99,7 +100,7 @@ class SQLiteEngine(Engine):
         self._reading = trio.CapacityLimiter(1)
         self._writer_lock = trio.Lock()
         self._full: set[str] = {
-            name for name, channel in self._channels.items() if channel.count > history_events
+            name for name, channel in self._channels.items() if channel.count > channel.keep.events
         }
         self._fault: str | None = None
 
@@ -210,9 +211,7 @@ class SQLiteEngine(Engine):
         self._head = Position(head.epoch, seq)
         self._file.note_head(seq)
         self._full.update(
-            name
-            for name in before
-            if self._channels[name].count > self._history_events + self._slack
+            name for name in before if self._channels[name].count > _most(self._channels[name])
         )
         for outlet in self._outlets:
             outlet.put(new_publications)
@@ -252,7 +251,7 @@ class SQLiteEngine(Engine):
 
     def _add_channel(self, name: str) -> Channel:
         floor = self._floor_of(namespace_of(name))
-        channel = Channel(self._next_id, name, floor=floor, last=floor)
+        channel = Channel(self._next_id, name, floor, floor, self._retention.of(name))
         self._next_id += 1
         self._channels[name] = self._names[channel.id] = channel
         return channel
@@ -261,10 +260,6 @@ class SQLiteEngine(Engine):
         self._fault = f"the event store cannot be used: {error}"
         log.error("%s", self._fault)
         return StoreFailed(self._fault)
-
-    @property
-    def _slack(self) -> int:
-        return max(TRIM_SLACK, self._history_events // 10)
 
     # Reading.
 
@@ -390,34 +385,32 @@ class SQLiteEngine(Engine):
     async def _trim_full(self, *, at_once: bool) -> None:
         """Bring channels to their number of events: all, or one step while others publish."""
         if at_once:
-            self._full.update(
-                c.name for c in self._channels.values() if c.count > self._history_events
-            )
+            self._full.update(c.name for c in self._channels.values() if c.count > c.keep.events)
         while self._full:
             name = next(iter(self._full))
             channel = self._channels.get(name)
             async with self._writer_lock:
                 removed: Removed = {}
-                if channel is not None and channel.count > self._history_events:
+                if channel is not None and channel.count > channel.keep.events:
                     trim = partial(
-                        store.trim_channel, self._file.writer, channel, self._history_events
+                        store.trim_channel, self._file.writer, channel, channel.keep.events
                     )
                     removed = await in_thread(self._writing, trim)
                     await self._note_removed(removed)
-            if channel is None or not removed or channel.count <= self._history_events:
+            if channel is None or not removed or channel.count <= channel.keep.events:
                 self._full.discard(name)
             if not at_once:
                 return
 
     async def _trim_old(self) -> None:
         """Remove what is too old, and the oldest while the file is too large."""
-        if self._history_seconds:
-            before = timestamp(seconds_ago=self._history_seconds)
-            while await self._trim_oldest(before):
-                pass
+        if self._retention.by_age:
+            aging = [channel for channel in self._channels.values() if channel.keep.seconds]
+            for first in range(0, len(aging), _CHANNELS_PER_TURN):
+                await self._trim_aged(aging[first : first + _CHANNELS_PER_TURN])
         while await self._trim_records():
             pass
-        while await self._is_too_large() and await self._trim_oldest(None):
+        while await self._is_too_large() and await self._trim_oldest():
             pass
 
     async def _trim_records(self) -> bool:
@@ -430,10 +423,24 @@ class SQLiteEngine(Engine):
             used = await in_thread(self._writing, store.used_bytes, self._file.writer)
         return bool(used > self._history_bytes)
 
-    async def _trim_oldest(self, before: str | None) -> bool:
+    async def _trim_aged(self, channels: Sequence[Channel]) -> None:
+        """Remove what is above its age from these channels."""
+        find = partial(store.find_old, self._file.writer)
+        while channels:
+            async with self._writer_lock:
+                channels = [channel for channel in channels if channel.id in self._names]
+                found = await in_thread(self._writing, find, channels)
+            for channel, seq in found:
+                async with self._writer_lock:
+                    if channel.id in self._names:
+                        trim = partial(store.trim_up_to, self._file.writer, channel, seq)
+                        await self._note_removed(await in_thread(self._writing, trim))
+            channels = [channel for channel, _ in found]
+
+    async def _trim_oldest(self) -> bool:
         """Remove some; say whether there may be more."""
         async with self._writer_lock:
-            trim = partial(store.trim_oldest, self._file.writer, self._names, before=before)
+            trim = partial(store.trim_oldest, self._file.writer, self._names)
             removed = await in_thread(self._writing, trim)
             await self._note_removed(removed)
         return bool(removed)
@@ -450,6 +457,11 @@ class SQLiteEngine(Engine):
                 self._namespace_floors[namespace] = floor
                 await in_thread(self._writing, forget)
                 del self._channels[channel.name], self._names[channel.id]
+
+
+def _most(channel: Channel) -> int:
+    """Return from how many events on a channel is brought back to what it keeps."""
+    return channel.keep.events + max(TRIM_SLACK, channel.keep.events // 10)
 
 
 def _do_all(jobs: Sequence[Any]) -> list[Any]:

@@ -11,7 +11,9 @@ from typing import Any, Final
 
 import attrs
 
+from triocast.clock import timestamp
 from triocast.engines.idempotency import Place
+from triocast.engines.retention import Keep, Retention
 from triocast.events import Event, Once, Position, Publication
 
 TRIM_EVENTS: Final = 500
@@ -29,6 +31,7 @@ class Channel:
     name: str
     floor: int
     last: int
+    keep: Keep
     count: int = 0
 
 
@@ -60,12 +63,12 @@ def _publication(row: Row, channel: str, epoch: str) -> Publication:
     return Publication(event, Position(epoch, seq), prev)
 
 
-def load_channels(db: sqlite3.Connection) -> list[Channel]:
+def load_channels(db: sqlite3.Connection, retention: Retention) -> list[Channel]:
     """Return all channels, with how many events each has."""
     counts = dict(db.execute("SELECT channel, count(*) FROM events GROUP BY channel").fetchall())
     lasts = dict(db.execute("SELECT channel, max(seq) FROM events GROUP BY channel").fetchall())
     return [
-        Channel(id, name, floor, lasts.get(id, floor), counts.get(id, 0))
+        Channel(id, name, floor, lasts.get(id, floor), retention.of(name), counts.get(id, 0))
         for id, name, floor in db.execute("SELECT id, name, floor FROM channels")
     ]
 
@@ -255,20 +258,35 @@ def trim_up_to(db: sqlite3.Connection, channel: Channel, seq: int) -> Removed:
     return {channel: len(rows)}
 
 
-def trim_oldest(
-    db: sqlite3.Connection, channels: Mapping[int, Channel], *, before: str | None = None
-) -> Removed:
-    """Remove the oldest events of all, some of them; with ``before`` only older ones than that.
+def find_old(db: sqlite3.Connection, channels: Iterable[Channel]) -> list[tuple[Channel, int]]:
+    """Return channels that have events above their age, and up to which ``seq``.
 
-    ``before`` is a timestamp as events have it. Raises sqlite3.Error.
+    Of many such events in a channel, some. Raises sqlite3.Error.
     """
+    found = []
+    for channel in channels:
+        before = timestamp(seconds_ago=channel.keep.seconds)
+        rows = db.execute(
+            "SELECT seq, timestamp FROM events WHERE channel = ? ORDER BY seq LIMIT ?",
+            (channel.id, TRIM_EVENTS),
+        )
+        last = 0
+        for seq, when in rows:
+            if when >= before:
+                break
+            last = seq
+        if last:
+            found.append((channel, last))
+    return found
+
+
+def trim_oldest(db: sqlite3.Connection, channels: Mapping[int, Channel]) -> Removed:
+    """Remove the oldest events of all, some of them. Raises sqlite3.Error."""
     with Transaction(db):
         rows = db.execute(
-            "SELECT seq, channel, timestamp FROM events ORDER BY seq LIMIT ?", (TRIM_EVENTS,)
+            "SELECT seq, channel FROM events ORDER BY seq LIMIT ?", (TRIM_EVENTS,)
         ).fetchall()
-        if before is not None:
-            rows = [row for row in rows if row[2] < before]
-        floors = {channels[id]: seq for seq, id, _ in rows}
+        floors = {channels[id]: seq for seq, id in rows}
         db.executemany("DELETE FROM events WHERE seq = ?", [(row[0],) for row in rows])
         db.executemany(
             "UPDATE channels SET floor = ? WHERE id = ?",
@@ -276,7 +294,7 @@ def trim_oldest(
         )
         for channel, floor in floors.items():
             channel.floor = floor
-    return dict(Counter(channels[id] for _, id, _ in rows))
+    return dict(Counter(channels[id] for _, id in rows))
 
 
 def forget_channel(db: sqlite3.Connection, channel: int, namespace: str, floor: int) -> None:
