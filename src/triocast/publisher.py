@@ -64,6 +64,8 @@ class Publisher:
         self._engine = engine
         self._max_event_bytes = max_event_bytes
         self._wait_seconds = wait_seconds
+        self.most_together = engine.most_together
+        """How many events of a stream are best published together."""
         self.closed = False
 
     def event(

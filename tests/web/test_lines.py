@@ -11,9 +11,10 @@ from triocast.auth import EVERYTHING
 from triocast.engines import MemoryEngine
 from triocast.errors import BadRequest, InvalidEvent, Overloaded
 from triocast.publisher import Publisher
-from triocast.web.lines import LINES_PER_PUBLISH, publish_lines
+from triocast.web.lines import publish_lines
 
 LONGEST = 20
+TOGETHER = MemoryEngine.most_together
 
 
 class Recorder(Publisher):
@@ -181,8 +182,8 @@ async def test_a_cut_connection_leaves_what_was_published():
 
 async def test_lines_that_come_together_are_published_together():
     publisher = Recorder()
-    await publish(publisher, [b"a\n" * (2 * LINES_PER_PUBLISH + 5)])
-    assert publisher.sizes == [LINES_PER_PUBLISH, LINES_PER_PUBLISH, 5]
+    await publish(publisher, [b"a\n" * (2 * TOGETHER + 5)])
+    assert publisher.sizes == [TOGETHER, TOGETHER, 5]
 
 
 async def test_others_get_their_turn_within_a_large_chunk(nursery):
@@ -194,18 +195,34 @@ async def test_others_get_their_turn_within_a_large_chunk(nursery):
             await trio.lowlevel.checkpoint()
 
     nursery.start_soon(count)
-    await publish(publisher, [b"a\n" * 50 * LINES_PER_PUBLISH])
+    await publish(publisher, [b"a\n" * 50 * TOGETHER])
     assert len(set(turns)) > 20
     nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("after", [0, LINES_PER_PUBLISH])
+@pytest.mark.parametrize("after", [0, TOGETHER])
 @pytest.mark.parametrize("rest", [b"", b"!\n"])
 async def test_when_there_is_no_room_the_line_is_the_first_that_was_not_published(after, rest):
     publisher = Recorder()
     publisher.overloaded_after = after
-    progress = await publish(publisher, [b"a\n" * (LINES_PER_PUBLISH + 10) + rest])
+    progress = await publish(publisher, [b"a\n" * (TOGETHER + 10) + rest])
     error = progress.as_dict()["error"]
     assert (error["code"], error["temporary"]) == ("overloaded", True)
     assert progress.published == after
     assert error["line"] == after + 1
+
+
+async def test_an_engine_may_want_more_together_and_others_get_their_turn_all_the_same(nursery):
+    publisher, turns = Recorder(), []
+    publisher.most_together = 10 * TOGETHER
+
+    async def count():
+        while True:
+            turns.append(len(publisher.data))
+            await trio.lowlevel.checkpoint()
+
+    nursery.start_soon(count)
+    await publish(publisher, [b"a\n" * 20 * TOGETHER])
+    assert publisher.sizes == [10 * TOGETHER] * 2
+    assert len(turns) > 15
+    nursery.cancel_scope.cancel()

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import attrs
 import trio
@@ -65,6 +65,9 @@ class History:
 
 class Engine(ABC):
     """What every engine can do; the module's docstring says what it promises."""
+
+    most_together: ClassVar[int] = 64
+    """How many events of a stream are best published together: more take longer to be spread."""
 
     @property
     @abstractmethod

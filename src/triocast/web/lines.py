@@ -13,8 +13,8 @@ from triocast.events import Event, Publication
 from triocast.publisher import Publisher
 from triocast.wire import cursor
 
-LINES_PER_PUBLISH: Final = 64
-"""Lines that arrived together are published together, up to this many."""
+LINES_PER_TURN: Final = 64
+"""How many lines are read before others get their turn."""
 
 
 @attrs.define
@@ -102,9 +102,10 @@ async def _publish(
             break
         if event is not None:
             ready.append((number, event))
-        if len(ready) == LINES_PER_PUBLISH:
+        if len(ready) == publisher.most_together:
             await _accept(publisher, ready, progress)
             ready = []
+        if number % LINES_PER_TURN == 0:
             # Engines need not block; the fan-out has to get its turn all the same.
             await trio.lowlevel.checkpoint()
     if ready:

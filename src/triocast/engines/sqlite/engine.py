@@ -71,6 +71,8 @@ class SQLiteEngine(Engine):
     Raises CannotOpen.
     """
 
+    most_together = 512  # A commit costs as much for one as for many.
+
     def __init__(
         self,
         path: Path,
