@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 import attrs
@@ -115,18 +115,17 @@ async def _publish(
 
 
 async def _accept(publisher: Publisher, ready: list[tuple[int, Event]], progress: Progress) -> None:
+    publications: Sequence[Publication] | None = None
     try:
         publications = await publisher.publish([event for _, event in ready])
-    except IdempotencyConflict:
-        if len(ready) > 1:  # It is one line's, and those before it are published.
-            for line in ready:
-                await _accept(publisher, [line], progress)
-            return
-        progress.line = ready[0][0]
-        raise
-    except TriocastError:
-        progress.line = ready[0][0]
-        raise
+    except TriocastError as error:
+        if not isinstance(error, IdempotencyConflict) or len(ready) == 1:
+            progress.line = ready[0][0]
+            raise
+    if publications is None:  # The conflict is one line's, and those before it are published.
+        for line in ready:
+            await _accept(publisher, [line], progress)
+        return
     progress.first = progress.first or publications[0]
     progress.last = publications[-1]
     progress.published += len(publications)
