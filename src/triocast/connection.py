@@ -23,7 +23,7 @@ import random
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import trio
 
@@ -31,6 +31,7 @@ from triocast.errors import EndReason
 from triocast.events import Position
 from triocast.held import Held
 from triocast.hub import Hub
+from triocast.link import Link
 from triocast.resume import Backlog, Gap, open_backlog
 from triocast.subscriptions import EVERYTHING, Encoder, Filter, Subscriber, WriteNow
 from triocast.wire.start import Start
@@ -50,39 +51,6 @@ FAREWELL_SECONDS: Final = 2.0
 
 _EARLIEST_HEARTBEAT: Final = 0.3
 """The first heartbeat comes after this part of the interval or later, so that they spread."""
-
-
-class Link(Protocol):
-    """How bytes or messages reach one client and come from it."""
-
-    taken_over: bool
-    """Whether this is the connection's own stream rather than an ASGI server's."""
-
-    @property
-    def write_now(self) -> Callable[[bytes], int] | None:
-        """Gives the kernel what it takes now and returns how many bytes that was.
-
-        None where only the send task may write. It raises OSError, for a closed socket too: it
-        must not be made of a descriptor, whose number could be another client's by then.
-        """
-
-    async def send(self, frames: Sequence[bytes | memoryview]) -> None:
-        """Send frames, whole and in order. Raises OSError or trio.BrokenResourceError."""
-
-    async def receive(self) -> bytes | str | None:
-        """Return what the client sent next; None at the end.
-
-        Raises OSError or trio.BrokenResourceError.
-        """
-
-    async def finish(self, farewell: Sequence[bytes | memoryview]) -> None:
-        """Send what a cancelled `send` left, then the farewell, then end our side.
-
-        The caller owns the deadline. Raises OSError or trio.BrokenResourceError.
-        """
-
-    def close(self) -> None:
-        """Let go of the client at once."""
 
 
 class Connection(Subscriber):

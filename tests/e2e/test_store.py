@@ -15,11 +15,13 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
+import httpx_sse
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from e2e.clients import Socket, Stream
-from e2e.rest import call, publish, until
+from e2e.rest import PATIENCE, call, publish, until
 from e2e.servers import Server, start
 
 IN_FILE = ("--engine", "sqlite:///events.db")
@@ -153,6 +155,52 @@ def test_a_copied_file_is_a_new_epoch(start_in: Callable[..., Server], tmp_path:
     server = start_in("--engine", "sqlite:///copy.db")
     assert [event["data"] for event in history(server, "a")] == [1]
     assert publish(server, channel="a", data=2)["epoch"] != id.split(".")[1]
+
+
+def test_httpx_sse_comes_back_over_a_kill(start_in: Callable[..., Server]) -> None:
+    """As its manual shows: the last id goes into the header of the next request."""
+
+    def read(server: Server, last_id: str, count: int) -> tuple[list[int], str]:
+        found: list[int] = []
+        with (
+            httpx.Client(timeout=PATIENCE) as client,
+            httpx_sse.connect_sse(
+                client,
+                "GET",
+                f"http://{server.authority}/realtime/events",
+                params={"channel": "a"},
+                headers={"Last-Event-ID": last_id} if last_id else {},
+            ) as source,
+        ):
+            blocks = source.iter_sse()
+            last_id = next(blocks).id
+            while len(found) < count:
+                block = next(blocks)
+                last_id = block.id
+                if block.data:
+                    found.append(block.json()["data"])
+        return found, last_id
+
+    server = start_in()
+    _, at = read(server, "", 0)
+    for n in range(3):
+        publish(server, channel="a", data=n)
+    server.process.kill()
+    server.process.wait()
+    server = start_in()
+    publish(server, channel="a", data=3)
+    found, at = read(server, at, 2)
+    assert found == [0, 1]
+    assert read(server, at, 2)[0] == [2, 3]
+
+
+def test_nobody_else_can_read_the_files(start_in: Callable[..., Server], tmp_path: Path) -> None:
+    server = start_in("--engine", "sqlite:///folder/events.db")
+    publish(server, data="a secret")
+    files = list((tmp_path / "folder").iterdir())
+    assert {file.name for file in files} >= {"events.db", "events.db-wal"}
+    for file in [tmp_path / "folder", *files]:
+        assert file.stat().st_mode & 0o077 == 0, file
 
 
 # What keeps a server from starting.

@@ -12,7 +12,8 @@ from typing import Final
 
 import trio
 
-from triocast.connection import Connection, Link
+from triocast.connection import Connection
+from triocast.link import Link
 from triocast.server.http import HTTP, RECEIVE_BYTES, Service, socket_stream
 from triocast.transports.links import SocketLink, StreamLink, close_now
 
