@@ -137,6 +137,27 @@ async def test_last_counts_what_passes_the_filter(engine, monkeypatch):
     assert await read_all(engine, ["a"], Last(1), filter=make_filter("x", [])) == ([], [2])
 
 
+@pytest.mark.parametrize("start", [Latest(), Last(3)])
+async def test_a_state_comes_in_pages(engine, monkeypatch, start):
+    monkeypatch.setattr(resume, "PAGE_EVENTS", 2)
+    await engine.publish([event("a", key=key) for key in "xyz"])
+    await engine.publish([event("b")])
+    assert await read_all(engine, ["a"], start) == ([], [1, 2, 3])
+
+
+@pytest.mark.parametrize("start", [Latest(), Last(3)])
+@pytest.mark.parametrize("bound", ["MOST_STATE", "MOST_STATE_BYTES"])
+async def test_a_state_that_is_too_large_is_a_gap(engine, monkeypatch, start, bound):
+    monkeypatch.setattr(resume, bound, 2)
+    await engine.publish([event("a", key=key) for key in "xy"])
+    assert (await read_all(engine, ["a"], start))[1] == [1, 2]
+    await engine.publish([event("a", key="z")])
+    (gap,), seqs = await read_all(engine, ["a"], start)
+    assert (gap.reason, gap.channels, seqs) == (GapReason.OVERFLOW, ("a",), [])
+    assert gap.start is None
+    assert gap.resume_at == engine.head
+
+
 channels = st.sampled_from(["a", "b", "n:a", "n:b", "$all"])
 names = st.lists(st.sampled_from(["a", "b", "n:a", "n:b", "n:*", "*", "$all"]), min_size=1)
 

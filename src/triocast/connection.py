@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import trio
 
-from triocast.errors import EndReason
+from triocast.errors import EndReason, TriocastError
 from triocast.events import Position
 from triocast.held import Held
 from triocast.hub import Hub
 from triocast.link import Link
-from triocast.resume import Backlog, Gap, open_backlog
+from triocast.resume import Backlog, Gap, Page, open_backlog
 from triocast.subscriptions import EVERYTHING, Encoder, Filter, Subscriber, WriteNow
 from triocast.wire.start import Start
 
@@ -338,7 +338,7 @@ class Connection(Subscriber):
         assert held is not None
         # What earlier subscriptions still get of the time before this one is held by then.
         await self._hub.wait_until_written()
-        while (page := await backlog.read()) is not None:
+        while (page := await self._read(backlog)) is not None:
             for gap in page.gaps:
                 self.push(self._gap_frame(gap))
             frames = {p.seq: self.encoder.encode(p) for p in page.publications}
@@ -348,6 +348,15 @@ class Connection(Subscriber):
         self._held = None
         self._direct = self._write_now is not None and not self._queued
         self.seq = max(self.seq, backlog.live.seq)
+
+    async def _read(self, backlog: Backlog) -> Page | None:
+        try:
+            return await backlog.read()
+        except TriocastError as error:
+            log.warning("connection %s cannot get its backlog: %s", self.id, error)
+            self.end(EndReason.SERVER_ERROR)
+        await trio.sleep_forever()  # for the cancellation that has begun
+        raise AssertionError
 
     async def _give_in_order(self, frames: dict[int, bytes]) -> None:
         # Of the outbox a part is left free for what is live.

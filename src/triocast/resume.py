@@ -28,7 +28,10 @@ PAGE_EVENTS: Final = 128
 """How many events are read at a time: what waits for a client that reads slowly is bounded."""
 
 MOST_STATE: Final = 10_000
-"""Events a newcomer gets at the most, over all channels."""
+"""Events a newcomer gets at the most, over all channels; a larger state is a gap."""
+
+MOST_STATE_BYTES: Final = 16_777_216
+"""The same for their data."""
 
 
 class GapReason(StrEnum):
@@ -41,7 +44,7 @@ class GapReason(StrEnum):
     """The cursor is of another store, or of a past that this one has lost."""
 
     OVERFLOW = "overflow"
-    """It did not fit into the client's outbox, and the namespace's policy is to drop."""
+    """It is more than is given to one client."""
 
     FORBIDDEN = "forbidden"
     """The client may not listen to this any more."""
@@ -166,26 +169,41 @@ class MissedBacklog(Backlog):
 
 
 class StateBacklog(Backlog):
-    """The state for a newcomer: nothing of it can be missed, so there is no gap."""
+    """The state for a newcomer."""
+
+    _rest: list[Publication]
 
     async def read(self) -> Page | None:
-        if self._at is not None:
+        if self._at is None:
+            found = await self._read()
+            if found is None:
+                self._at = self.live.seq
+                gap = Gap(GapReason.OVERFLOW, self._names, None, self.live, resume_at=self.live)
+                return Page((gap,), (), self._at)
+            self._rest = sorted(found, key=lambda publication: publication.seq)
+        elif self._at == self.live.seq:
             return None
-        self._at = self.live.seq
-        publications = await self._read()
-        ordered = sorted(publications, key=lambda publication: publication.seq)
-        return Page((), tuple(ordered[-MOST_STATE:]), self._at)
+        page, self._rest = self._rest[:PAGE_EVENTS], self._rest[PAGE_EVENTS:]
+        self._at = page[-1].seq if self._rest else self.live.seq
+        return Page((), tuple(page), self._at)
 
     @abstractmethod
-    async def _read(self) -> Iterable[Publication]:
-        """Return the events, each once, up to where the subscription is live."""
+    async def _read(self) -> Iterable[Publication] | None:
+        """Return the events, each once, up to where the subscription is live.
+
+        None if they are more than is given to one client.
+        """
 
 
 class LatestBacklog(StateBacklog):
     """The newest event of each key; one that the filter stops hides the older ones of its key."""
 
-    async def _read(self) -> Iterable[Publication]:
-        found = await self._engine.latest(self._names, limit=MOST_STATE)
+    async def _read(self) -> Iterable[Publication] | None:
+        found = await self._engine.latest(
+            self._names, limit=MOST_STATE, limit_bytes=MOST_STATE_BYTES
+        )
+        if found is None:
+            return None
         # What is newer than `live` comes live, and replaces what is missing here.
         return self._chosen(p for p in found if p.seq <= self.live.seq)
 
@@ -199,11 +217,15 @@ class LastBacklog(StateBacklog):
         super().__init__(engine, names, filter, live=live)
         self._count = count
 
-    async def _read(self) -> Iterable[Publication]:
+    async def _read(self) -> Iterable[Publication] | None:
         found: dict[int, Publication] = {}
+        size = 0
         for name in self._names:
             for publication in await self._last_of(name):
                 found[publication.seq] = publication
+                size += len(publication.event.data)
+            if len(found) > MOST_STATE or size > MOST_STATE_BYTES:
+                return None
         return found.values()
 
     async def _last_of(self, name: str) -> list[Publication]:

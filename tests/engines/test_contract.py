@@ -287,6 +287,19 @@ class TestPatterns:
             assert history.floors == {"n:*": 4, "n:b*": 0, "*": 4, "m:*": 0}
             assert [p.seq for p in history.publications] == [5, 6, 7, 8, 9, 10]
 
+    async def test_a_pattern_of_many_channels(self, open_engine):
+        """More than an engine would look up one by one."""
+        async with open_engine() as engine:
+            for _ in range(2):
+                await engine.publish([event(f"many:{n}") for n in range(100)] + [event("other")])
+            for newest, seqs in ((False, [100, 102, 103]), (True, [199, 200, 201])):
+                history = await engine.history(["many:*"], after=99, limit=3, newest=newest)
+                assert [p.seq for p in history.publications] == seqs
+                assert not history.complete
+            whole = await engine.history(["many:*"], after=0, limit=1_000)
+            assert len(whole.publications) == 200
+            assert whole.complete
+
 
 class TestLatest:
     async def test_it_is_the_newest_of_each_key_of_each_channel(self, engine):
@@ -300,15 +313,17 @@ class TestLatest:
             (["*"], [2, 4, 5, 6, 7, 8]),
             ([], []),
         ):
-            assert [p.seq for p in await engine.latest(names, limit=10)] == seqs
-            newest = [p.seq for p in await engine.latest(names, limit=2)]
-            assert newest == seqs[-2:]
+            found = await engine.latest(names, limit=len(seqs), limit_bytes=len(seqs))
+            assert [p.seq for p in found] == seqs
+            if seqs:
+                assert await engine.latest(names, limit=len(seqs) - 1, limit_bytes=100) is None
+                assert await engine.latest(names, limit=9, limit_bytes=len(seqs) - 1) is None
 
     async def test_an_event_comes_as_it_was(self, engine):
         published = await engine.publish(
             [event("a", b'{"x": 1}', key="k", tags=("t", "u"), user="alice", exclude="c")]
         )
-        assert await engine.latest(["a"], limit=1) == published
+        assert await engine.latest(["a"], limit=1, limit_bytes=100) == published
 
 
 def once(key, digest=b"1", *, scope="ann", index=0):

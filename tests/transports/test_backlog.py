@@ -7,6 +7,7 @@ import trio
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from triocast.auth import Grant
+from triocast.errors import Unavailable
 from triocast.events import Position
 from triocast.subscriptions import make_filter
 from triocast.transports.links import StreamLink
@@ -245,3 +246,18 @@ async def test_live_events_that_outgrow_the_outbox_meanwhile_end_the_connection(
     await wait_all_tasks_blocked()
     assert connection.reason is not None
     assert connection.reason.word == "slow_consumer"
+
+
+async def test_an_engine_that_cannot_be_read_ends_the_connection(
+    parts, open_websocket, monkeypatch
+):
+    """It must not hold live events for ever."""
+
+    async def fail(*names, **bounds):
+        raise Unavailable("the disk is gone")
+
+    monkeypatch.setattr(parts.engine, "history", fail)
+    client = await open_websocket()
+    await client.send({"type": "subscribe", "channel": "x", "cursor": "0.e.0"})
+    assert client.close == (1011, "server_error")
+    parts.assert_nothing_is_left("server_error")

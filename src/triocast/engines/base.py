@@ -117,10 +117,12 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    async def latest(self, names: Sequence[str], *, limit: int) -> tuple[Publication, ...]:
+    async def latest(
+        self, names: Sequence[str], *, limit: int, limit_bytes: int
+    ) -> tuple[Publication, ...] | None:
         """Return the newest publication of each key of each channel, in the order of ``seq``.
 
-        If there are more than ``limit``, the newest of them.
+        None if there are more than ``limit``, or their data has more bytes than ``limit_bytes``.
         """
 
     @abstractmethod

@@ -151,14 +151,19 @@ class MemoryEngine(Engine):
         chosen = found if complete else found[:limit] if newest else found[len(found) - limit :]
         return History(tuple(reversed(chosen)), floors, self._head, complete)
 
-    async def latest(self, names: Sequence[str], *, limit: int) -> tuple[Publication, ...]:
+    async def latest(
+        self, names: Sequence[str], *, limit: int, limit_bytes: int
+    ) -> tuple[Publication, ...] | None:
         await trio.lowlevel.checkpoint()
         found: dict[tuple[str, str | None], Publication] = {}
+        size = 0
         for channel in self._channels(names):
             for publication in reversed(self._rings[channel].kept):
-                found.setdefault((channel, publication.event.key), publication)
-        ordered = sorted(found.values(), key=lambda publication: publication.seq)
-        return tuple(ordered[max(len(ordered) - limit, 0) :])
+                if found.setdefault((channel, publication.event.key), publication) is publication:
+                    size += len(publication.event.data)
+            if len(found) > limit or size > limit_bytes:
+                return None
+        return tuple(sorted(found.values(), key=lambda publication: publication.seq))
 
     async def run(self) -> None:
         while True:

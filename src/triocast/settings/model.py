@@ -158,7 +158,8 @@ class Settings:
     history_bytes: int = _setting(
         67_108_864,
         INTEGER,
-        "Bytes of events kept for resuming, all channels together; with sqlite the file's size.",
+        "Bytes of events kept for resuming, all channels together; with sqlite those in use in"
+        " the file.",
         check=between(0),
     )
     history_seconds: float = _setting(

@@ -190,7 +190,6 @@ def _copy(source: Path, copy: Path) -> Contents:
         db.execute("BEGIN")
         _check_ours(db, source)
         db.backup(into, pages=STEP_PAGES)
-        db.execute("ROLLBACK")
         into.execute("PRAGMA journal_mode = DELETE")
         (verdict,) = into.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
@@ -294,9 +293,7 @@ def _move_if_free(copy: Path, place: Path) -> None:
     """Rename, but not onto a file that came meanwhile."""
     try:
         os.link(copy, place)
-    except FileExistsError:
-        raise _taken(place) from None
-    except OSError:  # a file system without links: there a moment is left
+    except OSError:  # also of a file system without links: there a moment is left
         if os.path.lexists(place):
             raise _taken(place) from None
         os.rename(copy, place)

@@ -22,7 +22,8 @@ from triocast.engines.idempotency import Place, check_batch, place_of
 from triocast.engines.retention import Keep, Retention
 from triocast.engines.sqlite import store
 from triocast.engines.sqlite.file import open_file
-from triocast.engines.sqlite.store import Channel, Range, Removed
+from triocast.engines.sqlite.store import Channel, Range
+from triocast.engines.sqlite.trimming import Trimming
 from triocast.engines.worker import Desk, finish, in_thread
 from triocast.errors import IdempotencyConflict, Unavailable
 from triocast.events import (
@@ -45,12 +46,8 @@ QUEUE_BYTES: Final = 16_777_216
 """How much may wait for its commit before publishers wait."""
 
 READS_PER_TURN: Final = 64
-_CHANNELS_PER_TURN: Final = 200
 RETENTION_SECONDS: Final = 5.0
 """How often age and the file's size are looked at."""
-
-TRIM_SLACK: Final = 16
-"""Events that a channel may have above its bound, so that they go several at a time."""
 
 
 class StoreFailed(Unavailable):
@@ -86,7 +83,6 @@ class SQLiteEngine(Engine):
     ) -> None:
         self._file = open_file(path, durable=durable)
         self._retention = Retention(Keep(history_events, history_seconds), namespaces)
-        self._history_bytes = history_bytes
         self._idempotency_seconds = idempotency_seconds
         self._head = Position(self._file.epoch, self._file.seq)
         self._channels: dict[str, Channel] = {}
@@ -101,9 +97,16 @@ class SQLiteEngine(Engine):
         self._writing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(1)
         self._writer_lock = trio.Lock()
-        self._full: set[str] = {
-            name for name, channel in self._channels.items() if channel.count > channel.keep.events
-        }
+        self._trimming = Trimming(
+            self._file.writer,
+            retention=self._retention,
+            history_bytes=history_bytes,
+            idempotency_seconds=idempotency_seconds,
+            lock=self._writer_lock,
+            limiter=self._writing,
+            channels=self._names,
+            forget=self._forget_channel,
+        )
         self._fault: str | None = None
 
     @property
@@ -145,11 +148,16 @@ class SQLiteEngine(Engine):
             # Again after each wait: meanwhile another outlet may have been filled.
             while (full := next((o for o in self._outlets if not o.has_room), None)) is not None:
                 await full.wait_for_room()
+            before = self._head.seq
             async with self._writer_lock:
                 orders = self._publishes.take()
                 if orders:
                     await self._commit(orders)
-            await self._trim_full(at_once=False)
+            size = sum(order.size for order in orders)
+            try:
+                await self._trimming.keep_up(self._head.seq - before, size)
+            except sqlite3.Error as error:
+                self._failed(error)
 
     async def _commit(self, orders: Sequence[Any]) -> None:
         head = self._head
@@ -212,9 +220,8 @@ class SQLiteEngine(Engine):
         self._fault = None
         self._head = Position(head.epoch, seq)
         self._file.note_head(seq)
-        self._full.update(
-            name for name in before if self._channels[name].count > _most(self._channels[name])
-        )
+        for name in before:
+            self._trimming.note(self._channels[name])
         for outlet in self._outlets:
             outlet.put(new_publications)
         finish(orders, results)
@@ -290,14 +297,23 @@ class SQLiteEngine(Engine):
         kept = tuple(p for p in publications if p.seq > self._floor(p.event.channel))
         return History(kept, floors, self._head, complete)
 
-    async def latest(self, names: Sequence[str], *, limit: int) -> tuple[Publication, ...]:
+    async def latest(
+        self, names: Sequence[str], *, limit: int, limit_bytes: int
+    ) -> tuple[Publication, ...] | None:
         await trio.lowlevel.checkpoint()
         channels = [(channel.id, channel.name) for channel in self._of(names)]
         if not channels:
             return ()
-        job = partial(store.read_latest, self._file.reader, channels, self._head.epoch)
-        found: list[Publication] = await self._reads.do(job, 1)
-        return tuple(found[max(len(found) - limit, 0) :])
+        job = partial(
+            store.read_latest,
+            self._file.reader,
+            channels,
+            self._head.epoch,
+            limit=limit,
+            limit_bytes=limit_bytes,
+        )
+        found: list[Publication] | None = await self._reads.do(job, 1)
+        return None if found is None else tuple(found)
 
     async def check_health(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -356,114 +372,28 @@ class SQLiteEngine(Engine):
         removed = 0
         for name in channels:
             channel = self._channels.get(name)
-            last = 0 if channel is None else channel.last
-            while channel is not None:
-                async with self._writer_lock:
-                    trim = partial(store.trim_up_to, self._file.writer, channel, last)
-                    try:
-                        gone = await in_thread(self._writing, trim)
-                        await self._note_removed(gone)
-                    except sqlite3.Error as error:
-                        raise self._failed(error) from None
-                removed += sum(gone.values())
-                if not gone or name not in self._channels:
-                    break
+            if channel is not None:
+                try:
+                    removed += await self._trimming.remove(channel, channel.last)
+                except sqlite3.Error as error:
+                    raise self._failed(error) from None
         return removed
 
     async def trim(self) -> None:
-        """Remove now what retention removes in its own time."""
-        await self._trim_full(at_once=True)
-        await self._trim_old()
+        await self._trimming.trim()
 
     async def _retain(self) -> None:
         while True:
             try:
-                await self._trim_full(at_once=True)
-                await self._trim_old()
+                await self._trimming.trim()
             except sqlite3.Error as error:
                 self._failed(error)
             await trio.sleep(RETENTION_SECONDS)
 
-    async def _trim_full(self, *, at_once: bool) -> None:
-        """Bring channels to their number of events: all, or one step while others publish."""
-        if at_once:
-            self._full.update(c.name for c in self._channels.values() if c.count > c.keep.events)
-        while self._full:
-            name = next(iter(self._full))
-            channel = self._channels.get(name)
-            async with self._writer_lock:
-                removed: Removed = {}
-                if channel is not None and channel.count > channel.keep.events:
-                    trim = partial(
-                        store.trim_channel, self._file.writer, channel, channel.keep.events
-                    )
-                    removed = await in_thread(self._writing, trim)
-                    await self._note_removed(removed)
-            if channel is None or not removed or channel.count <= channel.keep.events:
-                self._full.discard(name)
-            if not at_once:
-                return
-
-    async def _trim_old(self) -> None:
-        """Remove what is too old, and the oldest while the file is too large."""
-        if self._retention.by_age:
-            aging = [channel for channel in self._channels.values() if channel.keep.seconds]
-            for first in range(0, len(aging), _CHANNELS_PER_TURN):
-                await self._trim_aged(aging[first : first + _CHANNELS_PER_TURN])
-        while await self._trim_records():
-            pass
-        while await self._is_too_large() and await self._trim_oldest():
-            pass
-
-    async def _trim_records(self) -> bool:
-        async with self._writer_lock:
-            trim = partial(store.trim_records, self._file.writer, seconds=self._idempotency_seconds)
-            return bool(await in_thread(self._writing, trim))
-
-    async def _is_too_large(self) -> bool:
-        async with self._writer_lock:
-            used = await in_thread(self._writing, store.used_bytes, self._file.writer)
-        return bool(used > self._history_bytes)
-
-    async def _trim_aged(self, channels: Sequence[Channel]) -> None:
-        """Remove what is above its age from these channels."""
-        find = partial(store.find_old, self._file.writer)
-        while channels:
-            async with self._writer_lock:
-                channels = [channel for channel in channels if channel.id in self._names]
-                found = await in_thread(self._writing, find, channels)
-            for channel, seq in found:
-                async with self._writer_lock:
-                    if channel.id in self._names:
-                        trim = partial(store.trim_up_to, self._file.writer, channel, seq)
-                        await self._note_removed(await in_thread(self._writing, trim))
-            channels = [channel for channel, _ in found]
-
-    async def _trim_oldest(self) -> bool:
-        """Remove some; say whether there may be more."""
-        async with self._writer_lock:
-            trim = partial(store.trim_oldest, self._file.writer, self._names)
-            removed = await in_thread(self._writing, trim)
-            await self._note_removed(removed)
-        return bool(removed)
-
-    async def _note_removed(self, removed: Removed) -> None:
-        for channel, count in removed.items():
-            channel.count -= count
-            if not channel.count:
-                namespace = namespace_of(channel.name)
-                forget = partial(
-                    store.forget_channel, self._file.writer, channel.id, namespace, channel.last
-                )
-                floor = max(self._floor_of(namespace), channel.last)
-                self._namespace_floors[namespace] = floor
-                await in_thread(self._writing, forget)
-                del self._channels[channel.name], self._names[channel.id]
-
-
-def _most(channel: Channel) -> int:
-    """Return from how many events on a channel is brought back to what it keeps."""
-    return channel.keep.events + max(TRIM_SLACK, channel.keep.events // 10)
+    def _forget_channel(self, channel: Channel) -> None:
+        namespace = namespace_of(channel.name)
+        self._namespace_floors[namespace] = max(self._floor_of(namespace), channel.last)
+        del self._channels[channel.name], self._names[channel.id]
 
 
 def _do_all(jobs: Sequence[Any]) -> list[Any]:

@@ -6,7 +6,9 @@ import json
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import merge
+from itertools import islice
 from typing import Any, Final
 
 import attrs
@@ -20,6 +22,10 @@ TRIM_EVENTS: Final = 500
 """How many events one transaction of retention removes at the most."""
 
 _COLUMNS: Final = "e.seq, e.prev, e.type, e.timestamp, e.key, e.tags, e.user, e.exclude, e.data"
+_SELECT: Final = f"SELECT {_COLUMNS}, e.channel FROM events e"  # noqa: S608
+_MOST_SEEKS: Final = 64
+"""Of more channels than this the events are looked for among those of all."""
+
 _INSERT: Final = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -49,7 +55,7 @@ def row_of(publication: Publication, channel: int) -> Row:
 
 
 def _publication(row: Row, channel: str, epoch: str) -> Publication:
-    seq, prev, type, timestamp, key, tags, user, exclude, data = row
+    seq, prev, type, timestamp, key, tags, user, exclude, data = row[:9]
     event = Event(
         type=type,
         data=data,
@@ -177,22 +183,39 @@ class Range:
 
 def read(db: sqlite3.Connection, asked: Range, epoch: str) -> tuple[list[Publication], bool]:
     """Return publications in their order, and whether that is all. Raises sqlite3.Error."""
-    order = "DESC" if asked.newest else "ASC"
-    query = (
-        f"SELECT {_COLUMNS} FROM events e WHERE e.channel = ? AND e.seq > ? AND e.seq < ?"  # noqa: S608
-        f" ORDER BY e.seq {order} LIMIT ?"
-    )
-    found: list[Publication] = []
     with Transaction(db, "DEFERRED"):
-        for id, name in asked.channels:
-            rows = db.execute(query, (id, asked.after, asked.before, asked.limit + 1))
-            found += (_publication(row, name, epoch) for row in rows)
-    found.sort(key=lambda publication: publication.seq, reverse=asked.newest)
+        rows = _read_all(db, asked) if len(asked.channels) > _MOST_SEEKS else _read_each(db, asked)
+        found = [_publication(row, name, epoch) for name, row in islice(rows, asked.limit + 1)]
     complete = len(found) <= asked.limit
     del found[asked.limit :]
     if asked.newest:
         found.reverse()
     return found, complete
+
+
+def _read_each(db: sqlite3.Connection, asked: Range) -> Iterator[tuple[str, Row]]:
+    """Yield the rows of a few channels in their order: what comes next is looked up in each."""
+
+    def rows_of(id: int, name: str) -> Iterator[tuple[str, Row]]:
+        query = _SELECT + " WHERE e.channel = ? AND e.seq > ? AND e.seq < ?" + _order(asked)
+        return ((name, row) for row in db.execute(query, (id, asked.after, asked.before)))
+
+    channels = [rows_of(id, name) for id, name in asked.channels]
+    return merge(*channels, key=lambda found: found[1][0], reverse=asked.newest)
+
+
+def _read_all(db: sqlite3.Connection, asked: Range) -> Iterator[tuple[str, Row]]:
+    """Yield the rows of many channels in their order, out of those of all."""
+    names = dict(asked.channels)
+    query = _SELECT + " WHERE e.seq > ? AND e.seq < ?" + _order(asked)
+    for row in db.execute(query, (asked.after, asked.before)):
+        name = names.get(row[-1])
+        if name is not None:
+            yield name, row
+
+
+def _order(asked: Range) -> str:
+    return f" ORDER BY e.seq {'DESC' if asked.newest else 'ASC'}"
 
 
 # Goes from one key to the next by the index, past all older events of the same key.
@@ -213,14 +236,25 @@ _LATEST: Final = f"""
 
 
 def read_latest(
-    db: sqlite3.Connection, channels: Iterable[tuple[int, str]], epoch: str
-) -> list[Publication]:
-    """Return the newest event of each key of each channel. Raises sqlite3.Error."""
+    db: sqlite3.Connection,
+    channels: Iterable[tuple[int, str]],
+    epoch: str,
+    *,
+    limit: int,
+    limit_bytes: int,
+) -> list[Publication] | None:
+    """Return the newest event of each key of each channel; None beyond the limits.
+
+    Raises sqlite3.Error.
+    """
     found: list[Publication] = []
     with Transaction(db, "DEFERRED"):
         for id, name in channels:
-            rows = db.execute(_LATEST, {"channel": id})
-            found += (_publication(row, name, epoch) for row in rows)
+            for row in db.execute(_LATEST, {"channel": id}):
+                found.append(_publication(row, name, epoch))
+                limit_bytes -= len(found[-1].event.data)
+                if len(found) > limit or limit_bytes < 0:
+                    return None
     found.sort(key=lambda publication: publication.seq)
     return found
 

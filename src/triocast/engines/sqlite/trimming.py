@@ -1,0 +1,150 @@
+"""Retention of a store: what is above its number, its age or the file's bound goes, bit by bit.
+
+Each bit is a transaction of its own, between those of publishers. While they publish, twice as
+much is removed as they add, so that the file does not grow however fast they are.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from triocast.engines.retention import Retention
+from triocast.engines.sqlite import store
+from triocast.engines.sqlite.store import Channel, Removed
+from triocast.engines.worker import in_thread
+from triocast.events import namespace_of
+
+TRIM_SLACK: Final = 16
+"""Events that a channel may have above its number, so that they go several at a time."""
+
+CHECK_BYTES: Final = 1_048_576
+"""After so much was published the file's size is looked at."""
+
+_CHANNELS_PER_TURN: Final = 200
+
+
+class Trimming:
+    """Removes events of a store. Whoever writes to it holds ``lock``, and so does this.
+
+    ``channels`` are the engine's, by id; ``forget`` is called for one that nothing is kept of any
+    more. All methods raise sqlite3.Error.
+    """
+
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        *,
+        retention: Retention,
+        history_bytes: int,
+        idempotency_seconds: float,
+        lock: trio.Lock,
+        limiter: trio.CapacityLimiter,
+        channels: dict[int, Channel],
+        forget: Callable[[Channel], None],
+    ) -> None:
+        self._db = db
+        self._retention = retention
+        self._history_bytes = history_bytes
+        self._idempotency_seconds = idempotency_seconds
+        self._lock = lock
+        self._limiter = limiter
+        self._channels = channels
+        self._forget = forget
+        self._full: set[Channel] = set()
+        self._too_large = False
+        self._unchecked = 0
+
+    def note(self, channel: Channel) -> None:
+        """Be told that a channel has got more events."""
+        if channel.count > channel.keep.events + max(TRIM_SLACK, channel.keep.events // 10):
+            self._full.add(channel)
+
+    async def keep_up(self, published: int, size: int) -> None:
+        """Remove about twice as many events as were just published, if so many are to go."""
+        due = 2 * published
+        while due > 0 and self._full:
+            due -= await self._trim_full()
+        self._unchecked += size
+        if self._unchecked >= CHECK_BYTES:
+            self._unchecked = 0
+            self._too_large = await self._is_too_large()
+        while due > 0 and self._too_large:
+            removed = await self._trim_oldest()
+            due -= removed
+            self._too_large = removed > 0 and await self._is_too_large()
+
+    async def trim(self) -> None:
+        """Remove all that is to go."""
+        self._full.update(c for c in self._channels.values() if c.count > c.keep.events)
+        while self._full:
+            await self._trim_full()
+        if self._retention.by_age:
+            aging = [channel for channel in self._channels.values() if channel.keep.seconds]
+            for first in range(0, len(aging), _CHANNELS_PER_TURN):
+                await self._trim_aged(aging[first : first + _CHANNELS_PER_TURN])
+        while await self._trim_records():
+            pass
+        while await self._is_too_large() and await self._trim_oldest():
+            pass
+
+    async def remove(self, channel: Channel, seq: int) -> int:
+        """Remove a channel's events up to a ``seq``; return how many there were."""
+        count = 0
+        while removed := await self._trim_up_to(channel, seq):
+            count += removed
+        return count
+
+    async def _trim_full(self) -> int:
+        channel = next(iter(self._full))
+        removed = 0
+        if channel.count > channel.keep.events:
+            removed = await self._step(store.trim_channel, channel, channel.keep.events)
+        if not removed or channel.count <= channel.keep.events:
+            self._full.discard(channel)
+        return removed
+
+    async def _trim_aged(self, channels: Sequence[Channel]) -> None:
+        """Remove what is above its age from these channels."""
+        while channels:
+            async with self._lock:
+                found = await self._in_thread(store.find_old, channels)
+            for channel, seq in found:
+                await self._trim_up_to(channel, seq)
+            channels = [channel for channel, _ in found]
+
+    async def _trim_up_to(self, channel: Channel, seq: int) -> int:
+        return await self._step(store.trim_up_to, channel, seq)
+
+    async def _trim_oldest(self) -> int:
+        return await self._step(store.trim_oldest, self._channels)
+
+    async def _trim_records(self) -> bool:
+        async with self._lock:
+            trim = partial(store.trim_records, seconds=self._idempotency_seconds)
+            return bool(await self._in_thread(trim))
+
+    async def _is_too_large(self) -> bool:
+        async with self._lock:
+            used = await self._in_thread(store.used_bytes)
+        return bool(used > self._history_bytes)
+
+    async def _step(self, trim: Callable[..., Removed], *arguments: Any) -> int:
+        """Do one transaction that removes events; return how many."""
+        async with self._lock:
+            removed: Removed = await self._in_thread(trim, *arguments)
+            for channel, count in removed.items():
+                channel.count -= count
+                if not channel.count:
+                    namespace = namespace_of(channel.name)
+                    # First for readers, who must not find a channel without a floor.
+                    self._forget(channel)
+                    await self._in_thread(store.forget_channel, channel.id, namespace, channel.last)
+        return sum(removed.values())
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await in_thread(self._limiter, function, self._db, *arguments)

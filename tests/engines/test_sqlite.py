@@ -1,0 +1,177 @@
+"""The store's own: over restarts, epochs, failures of the file, and retention under load."""
+
+import os
+import shutil
+import sqlite3
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from triocast.engines.sqlite import SQLiteEngine, file, store
+from triocast.engines.sqlite.engine import StoreFailed
+from triocast.errors import IdempotencyConflict, Unavailable
+from triocast.events import Event, Once
+
+
+def event(channel="a", data=b"1", **fields):
+    return Event("T", data, channel, "2026-01-31T12:00:00.123Z", **fields)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "events.db"
+
+
+@asynccontextmanager
+async def opened(path, **bounds):
+    bounds = {"history_events": 100, "history_bytes": 10_000_000, "durable": False} | bounds
+    engine = SQLiteEngine(path, **bounds)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(engine.run)
+            yield engine
+            nursery.cancel_scope.cancel()
+    finally:
+        engine.close()
+
+
+async def seqs_of(engine, *channels):
+    history = await engine.history(channels, after=0, limit=100_000)
+    return [publication.seq for publication in history.publications]
+
+
+async def publish(path, *events, **bounds):
+    async with opened(path, **bounds) as engine:
+        return await engine.publish(events)
+
+
+async def test_everything_is_there_again(path):
+    async with opened(path, history_events=3) as engine:
+        await engine.publish([event(c) for c in "aabaa"] + [event("$conn:x")])
+        await engine.publish([event("c", once=Once("ann", "k", 0, b"1"))])
+        await engine.trim()
+        before = await engine.history(["a", "b", "c"], after=0, limit=10)
+    async with opened(path, history_events=3) as engine:
+        assert await engine.history(["a", "b", "c"], after=0, limit=10) == before
+        assert before.floors == {"a": 1, "b": 0, "c": 0}
+        (publication,) = await engine.publish([event("a")])
+        assert (publication.seq, publication.prev) == (8, 5)
+        with pytest.raises(IdempotencyConflict):
+            await engine.publish([event("c", once=Once("ann", "k", 0, b"2"))])
+
+
+async def test_a_forgotten_channel_keeps_its_floor(path):
+    async with opened(path, history_events=0) as engine:
+        await engine.publish([event("n:a"), event("n:b")])
+        await engine.trim()
+    async with opened(path) as engine:
+        history = await engine.history(["n:a", "m:a"], after=0, limit=1)
+        assert history.floors == {"n:a": 2, "m:a": 0}
+        assert (await engine.publish([event("n:a")]))[0].prev == 2
+
+
+class TestEpochs:
+    async def test_a_restart_keeps_it(self, path):
+        (one,) = await publish(path, event())
+        (two,) = await publish(path, event())
+        assert one.position.epoch == two.position.epoch
+
+    async def test_a_copy_begins_a_new_one(self, path, tmp_path):
+        (one,) = await publish(path, event())
+        shutil.copy(path, tmp_path / "copy.db")
+        (two,) = await publish(tmp_path / "copy.db", event())
+        assert two.position.epoch != one.position.epoch
+        assert two.seq == 2
+
+    async def test_a_store_that_is_behind_what_was_accepted_begins_a_new_one(self, path):
+        (one,) = await publish(path, event())
+        before = path.read_bytes()
+        await publish(path, event())
+        path.write_bytes(before)
+        (two,) = await publish(path, event())
+        assert two.position.epoch != one.position.epoch
+        assert two.seq == 2
+
+    @pytest.mark.parametrize(("durable", "same"), [(True, True), (False, False)])
+    async def test_after_a_loss_of_power(self, path, monkeypatch, durable, same):
+        """A store whose commits were not waited for may have lost some of them."""
+        engine = SQLiteEngine(path, history_events=1, history_bytes=10**6, durable=durable)
+        epoch = engine.head.epoch
+        engine._file.reader.close()
+        engine._file.writer.close()  # without the word that it was closed
+        for descriptor in (engine._file._head, engine._file._lock):
+            os.close(descriptor)
+        monkeypatch.setattr(file, "_boot_id", lambda: "another boot")
+        async with opened(path, durable=durable) as engine:
+            assert (engine.head.epoch == epoch) is same
+
+
+class TestFailures:
+    async def test_what_cannot_be_kept_is_refused_and_leaves_nothing(self, path, monkeypatch):
+        async with opened(path) as engine:
+            await engine.publish([event("a")])
+            with monkeypatch.context() as patch:
+
+                def fail(*arguments):
+                    raise sqlite3.OperationalError("database or disk is full")
+
+                patch.setattr(store, "append", fail)
+                with pytest.raises(StoreFailed, match="disk is full"):
+                    await engine.publish([event("a"), event("new")])
+                with pytest.raises(StoreFailed):
+                    await engine.check_health()
+                assert await seqs_of(engine, "a", "new") == [1]
+            await engine.check_health()
+            publications = await engine.publish([event("a"), event("new")])
+            assert [(p.seq, p.prev) for p in publications] == [(2, 1), (3, 0)]
+
+    async def test_retention_that_fails_does_not_end_publishing(self, path, monkeypatch):
+        async with opened(path, history_events=1) as engine:
+            with monkeypatch.context() as patch:
+
+                def fail(*arguments):
+                    raise sqlite3.OperationalError("disk I/O error")
+
+                patch.setattr(store, "trim_channel", fail)
+                for _ in range(30):
+                    await engine.publish([event("a")])
+            (publication,) = await engine.publish([event("a")])
+            assert publication.seq == 31
+
+    async def test_what_cannot_be_read_is_told(self, path, monkeypatch):
+        def fail(*arguments):
+            raise sqlite3.OperationalError("disk I/O error")
+
+        async with opened(path) as engine:
+            await engine.publish([event("a")])
+            with monkeypatch.context() as patch:
+                patch.setattr(store, "read", fail)
+                with pytest.raises(StoreFailed, match="I/O"):
+                    await engine.history(["a"], after=0, limit=1)
+            assert await seqs_of(engine, "a") == [1]
+
+    async def test_who_comes_after_the_end_is_refused(self, path):
+        async with opened(path) as engine:
+            pass
+        with pytest.raises(Unavailable, match="going away"):
+            await engine.publish([event()])
+
+
+@pytest.mark.parametrize("bound", [{"history_events": 50}, {"history_bytes": 2_000_000}])
+async def test_retention_keeps_up_with_publishers(path, bound):
+    """What is above the bound does not pile up while they are at work."""
+    most = 0
+
+    async def publish_many(engine):
+        nonlocal most
+        for _ in range(40):
+            await engine.publish([event("a", b"x" * 1_000)] * 20)
+            (channel,) = engine._names.values()
+            most = max(most, channel.count)
+
+    bounds = {"history_events": 10**6} | bound
+    async with opened(path, **bounds) as engine, trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(publish_many, engine)
+    assert 50 < most < 4_000  # of 8 000
