@@ -31,6 +31,7 @@ NAMES = (
     "tls",
     "storm",
     "publishing",
+    "resuming",
     "slow_consumers",
     "compression",
 )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from contextlib import closing
 
 import jwt
 import pytest
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 import triocast.server
 from triocast.auth import Authenticator
 from triocast.cli import main
+from triocast.engines.sqlite.file import open_file
 from triocast.settings import SETTINGS, Problem, Settings, SettingsError
 
 KEY = "k" * 48
@@ -214,6 +216,46 @@ def test_a_token_that_no_server_would_take_is_not_made(run, option, value, probl
     assert done.stdout == ""
     assert option in done.stderr
     assert problem in done.stderr
+
+
+# backup and restore
+
+
+def test_there_is_nothing_to_back_up_of_a_server_that_keeps_events_in_memory(run, tmp_path):
+    target = tmp_path / "b.db"
+    done = run("backup", str(target), TRIOCAST_ENGINE="memory://")
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "triocast: there is nothing to back up: memory:// keeps events in memory; set engine "
+        "(from environment variable TRIOCAST_ENGINE) to the server's sqlite:///FILE\n"
+    )
+    assert not target.exists()
+    done = run("restore", str(target), "--engine", "memory://")
+    assert done.exit_code == 2
+    assert "nothing to restore to" in done.stderr
+
+
+def test_a_backup_and_a_restore_are_of_the_store_that_serve_takes(run, tmp_path):
+    """The one in the user's data folder, or what a file of settings names."""
+    target = str(tmp_path / "b.db")
+    path = tmp_path / "t.toml"
+    path.write_text('engine = "sqlite:////somewhere/else.db"\n')
+    for command in ("backup", "restore"):
+        wrong = run(command, target, "--config", str(path), TRIOCAST_PORT="x")
+        assert (wrong.exit_code, "TRIOCAST_PORT" in wrong.stderr) == (2, True)
+    done = run("backup", target, XDG_DATA_HOME=str(tmp_path))
+    assert done.exit_code == 2
+    assert f"there is no file {tmp_path}/triocast/events.db" in done.stderr
+    done = run("backup", target, "--config", str(path))
+    assert "there is no file /somewhere/else.db" in done.stderr
+    with closing(open_file(tmp_path / "triocast" / "events.db", durable=False)):
+        done = run("backup", target, XDG_DATA_HOME=str(tmp_path))
+    assert done.exit_code == 0, done.stderr
+    path.write_text(f'engine = "sqlite:///{tmp_path}/restored.db"\n')
+    done = run("restore", target, "--config", str(path))
+    assert done.output.startswith(f"{tmp_path}/restored.db has 0 events of 0 channels")
+    assert (tmp_path / "restored.db").exists()
 
 
 # serve

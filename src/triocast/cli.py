@@ -74,7 +74,9 @@ def _option(name: str, setting: Setting) -> Callable[[_Command], _Command]:
         pair = f"{flag}/--no-{flag[2:]}"
         state = "on" if default else "off"
         return click.option(pair, name, default=None, help=f"{help}  [{state}]")
-    if default is not None and default not in ((), Namespaces()):
+    if name == "engine":
+        help += f"  [{_embedded_engine()}]"
+    elif default is not None and default not in ((), Namespaces()):
         help += f"  [{default}]"
     return click.option(flag, name, metavar=setting.kind.metavar, help=help)
 

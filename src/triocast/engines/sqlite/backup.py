@@ -21,8 +21,13 @@ from typing import Final
 
 import attrs
 
-from triocast.engines.sqlite.file import APPLICATION_ID, BUSY_SECONDS, MIGRATIONS, CannotOpen
-from triocast.engines.sqlite.file import _claim as claim
+from triocast.engines.sqlite.file import (
+    APPLICATION_ID,
+    BUSY_SECONDS,
+    MIGRATIONS,
+    CannotOpen,
+    claim,
+)
 
 STEP_PAGES: Final = 256
 """How many pages are copied in one go: a mebibyte."""

@@ -108,7 +108,7 @@ def open_file(path: Path, *, durable: bool) -> StoreFile:
                 f"{error.filename or path} cannot be made or written ({error.strerror})",
                 "give a folder that this user may write to",
             ) from None
-        _claim(lock, path)
+        claim(lock, path)
         try:
             writer = _connect(path)
             stack.callback(writer.close)
@@ -126,7 +126,8 @@ def open_file(path: Path, *, durable: bool) -> StoreFile:
         return StoreFile(path, writer, reader, epoch, seq, lock, head)
 
 
-def _claim(lock: int, path: Path) -> None:
+def claim(lock: int, path: Path) -> None:
+    """Lock a store by its open lock file, until that is closed. Raises CannotOpen."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
