@@ -118,8 +118,8 @@ def serve(config_file: Path | None, **options: Any) -> None:
     configure_logging(settings.log_level, settings.log_format)
     if settings.event_debounce_ms > 0:
         log.warning(
-            "event_debounce_ms = %d (from %s) has no effect: the memory engine of this version "
-            "does not debounce, every event is sent",
+            "event_debounce_ms = %d (from %s) has no effect: the engines of this version "
+            "do not debounce, every event is sent",
             settings.event_debounce_ms,
             loaded.sources["event_debounce_ms"],
         )

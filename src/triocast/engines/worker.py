@@ -47,7 +47,8 @@ class Desk(Generic[J]):
         here any more.
         """
         while self._size >= self._most_bytes and self._closed is None:
-            self._room = trio.Event()
+            if self._room.is_set():  # else others wait for this one already
+                self._room = trio.Event()
             await self._room.wait()
         if self._closed is not None:
             raise Unavailable(self._closed)
