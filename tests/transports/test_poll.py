@@ -126,3 +126,21 @@ async def test_polls_count_as_connections(parts, ask, nursery):
     with pytest.raises(TooManyConnections):
         await ask(0)
     nursery.cancel_scope.cancel()
+
+
+async def test_what_is_too_much_for_one_answer_is_for_the_next(parts, ask, nursery, monkeypatch):
+    """Also what comes while the backlog is still being read."""
+    monkeypatch.setattr(poll_module, "MOST_BYTES", 1)
+    read = parts.engine.history
+
+    async def read_late(*names, **bounds):
+        history = await read(*names, **bounds)
+        if bounds["after"] == 0:
+            for kind in "abc":
+                await parts.publish("x", kind)
+                await wait_all_tasks_blocked()
+        return history
+
+    monkeypatch.setattr(parts.engine, "history", read_late)
+    assert await ask(0) == (["a"], "0.e.1")
+    assert await ask(1) == (["b", "c"], "0.e.3")

@@ -81,11 +81,14 @@ class Poll(Subscriber):
         self._filter = filter
         self._start = start
         self._got: list[Publication] = []
+        self._got_bytes = 0
         self._woken = trio.Event()
 
     def deliver(self, joined: object, frames: Sequence[Publication], seqs: Sequence[int]) -> None:
-        """Take what is new from the hub."""
-        self._got += frames
+        """Take what is new from the hub; what is too much for one answer is for the next one."""
+        if self._got_bytes < MOST_BYTES:
+            self._got += frames
+            self._got_bytes += sum(len(publication.event.data) for publication in frames)
         self._woken.set()
 
     def wake(self) -> None:
