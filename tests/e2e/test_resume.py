@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -89,15 +90,17 @@ def test_a_wrong_start_is_refused(server: Server, query: str) -> None:
 
 
 def test_a_newcomer_gets_the_state_on_each_transport(server: Server, channel: str) -> None:
+    kind = f"of {channel}"  # What was for all before belongs to the state, too.
     for data, key in ((1, "a"), (2, "b"), (3, "a")):
-        publish(server, channel=channel, data=data, key=key)
-    with Stream(server, channel=channel, since="latest") as stream:
+        publish(server, channel=channel, data=data, key=key, type=kind)
+    with Stream(server, channel=channel, since="latest", type=kind) as stream:
         assert stream.opened().id is None
         assert [event["data"] for event in stream.events(2)] == [2, 3]
     with Socket(server) as socket:
         socket.ask(type="subscribe", channel=channel, last=1)
         assert socket.event()["data"] == 3
-    polled = get(server, "poll", f"channel={channel}&since=latest").json
+    query = urlencode({"channel": channel, "since": "latest", "type": kind})
+    polled = get(server, "poll", query).json
     assert [event["data"] for event in polled["events"]] == [2, 3]
 
 
