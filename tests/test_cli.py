@@ -315,14 +315,6 @@ def test_a_bug_in_the_server_is_not_hidden(run, served, error):
     assert run("serve").exception is error
 
 
-def test_debounce_is_told_to_have_no_effect(run, served):
-    done = run("serve", "--event-debounce-ms", "500")
-    assert "WARNING" in done.stderr
-    assert "event_debounce_ms = 500 (from command line --event-debounce-ms)" in done.stderr
-    assert "no effect" in done.stderr
-    assert len(served) == 1
-
-
 def log_with(run, monkeypatch, *options):
     def run_server(settings):
         log = logging.getLogger("triocast.test")

@@ -122,7 +122,7 @@ def test_every_setting_says_what_it_means():
         ("keep_alive_seconds", float("inf"), "inf seconds is out of range", "to 24h"),
         ("publish_wait_seconds", -1, "-1 seconds is out of range", "from 0 to 24h"),
         ("drain_seconds", 90_000, "90000 seconds is out of range", "to 24h"),
-        ("event_debounce_ms", -1, "-1 is out of range", "at least 0"),
+        ("event_debounce_ms", -1, "-1 is out of range", "from 0 to 86400000"),
         ("log_level", "loud", "'loud' is not known", "debug, info, warning, error"),
         ("log_format", "xml", "'xml' is not known", "text, json"),
         ("tls_certificate", Path("/nowhere"), "there is no file '/nowhere'", "PEM"),

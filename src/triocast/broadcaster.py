@@ -23,6 +23,7 @@ from triocast.auth import EVERYTHING
 from triocast.errors import SlowConsumer
 from triocast.events import (
     BROADCAST,
+    Accepted,
     Event,
     Publication,
     parse_channel,
@@ -53,11 +54,13 @@ class EventBroadcaster:
         channel: str | None = None,
         key: str | None = None,
         tags: Sequence[str] = (),
-    ) -> Publication:
-        """Publish an event to a channel, or to everybody; return it with its position.
+        urgent: bool = False,
+    ) -> Accepted:
+        """Publish an event to a channel, or to everybody; return what became of it.
 
-        ``data`` is anything that msgspec can write as JSON. Raises InvalidEvent, InvalidChannel,
-        TooLarge, Overloaded or ShuttingDown.
+        That is a Publication with its position, or Pending where the channel is debounced and the
+        event is held back; ``urgent`` ones never are. ``data`` is anything that msgspec can write
+        as JSON. Raises InvalidEvent, InvalidChannel, TooLarge, Overloaded or ShuttingDown.
         """
         publisher = self._node.publisher
         event = publisher.event(
@@ -67,9 +70,10 @@ class EventBroadcaster:
             data=json.encode(data),
             key=None if key is None else parse_key(key),
             tags=parse_tags(tuple(tags)),
+            urgent=urgent,
         )
-        (publication,) = await publisher.publish([event])
-        return publication
+        (accepted,) = await publisher.publish([event])
+        return accepted
 
     @asynccontextmanager
     async def subscribe(

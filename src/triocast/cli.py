@@ -116,13 +116,6 @@ def serve(config_file: Path | None, **options: Any) -> None:
     except SettingsError as error:
         _give_up(str(error), WRONG_SETTINGS)
     configure_logging(settings.log_level, settings.log_format)
-    if settings.event_debounce_ms > 0:
-        log.warning(
-            "event_debounce_ms = %d (from %s) has no effect: the engines of this version "
-            "do not debounce, every event is sent",
-            settings.event_debounce_ms,
-            loaded.sources["event_debounce_ms"],
-        )
     # the server brings in Quart and Hypercorn, which the other commands need not wait for
     from triocast.server import CannotListen, run_server
 

@@ -13,11 +13,13 @@ whether it is ``temporary`` (the same request may succeed later).
       NotFound                  404
         Disabled
       Timeout                   408
+      VersionConflict           409
       TooLarge                  413
       WrongContentType          415
       IdempotencyConflict       422
       Unavailable               503, temporary
         TooManyConnections  Overloaded  ShuttingDown
+      TooManyDocuments          507
 
 Close codes of WebSockets are listed once, in `CloseCode`: 4000-4499 and 1001, 1006, 1011, 1012,
 1013 mean "come back", 4500-4999 and 1002, 1003, 1007, 1008, 1009 mean "stop".
@@ -104,6 +106,11 @@ class Timeout(TriocastError):
     temporary = True
 
 
+class VersionConflict(TriocastError):
+    code = "version_conflict"
+    status = 409
+
+
 class TooLarge(TriocastError):
     code = "too_large"
     status = 413
@@ -135,6 +142,11 @@ class Overloaded(Unavailable):
 
 class ShuttingDown(Unavailable):
     code = "shutting_down"
+
+
+class TooManyDocuments(TriocastError):
+    code = "too_many_documents"
+    status = 507
 
 
 class CloseCode(IntEnum):

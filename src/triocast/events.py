@@ -24,6 +24,7 @@ from typing import Final
 
 import attrs
 
+from triocast.documents import Write
 from triocast.errors import InvalidChannel, InvalidEvent
 
 BROADCAST: Final = "$all"
@@ -92,7 +93,9 @@ class Event:
     ``data`` is compact JSON text in UTF-8, passed through as the publisher wrote it.
     ``timestamp`` is RFC 3339 in UTC with milliseconds. ``user`` is who published, if known.
     ``exclude`` is the id of the one connection that does not want it: a publisher without echo.
-    ``once`` is for the engine alone, and not kept with the event.
+    ``version`` is that of its document, once the event is accepted, if it writes one.
+    ``once``, ``write`` and ``urgent`` (not to be held back) are for the engine alone, and not kept
+    with the event.
     """
 
     type: str
@@ -103,7 +106,10 @@ class Event:
     tags: tuple[str, ...] = ()
     user: str | None = None
     exclude: str | None = None
+    version: int | None = None
     once: Once | None = attrs.field(default=None, eq=False)
+    write: Write | None = attrs.field(default=None, eq=False)
+    urgent: bool = attrs.field(default=False, eq=False)
 
 
 @attrs.frozen
@@ -128,6 +134,17 @@ class Publication:
     @property
     def seq(self) -> int:
         return self.position.seq
+
+
+@attrs.frozen
+class Pending:
+    """An event that an engine keeps back for a while; a later one may take its place till then."""
+
+    event: Event
+
+
+Accepted = Publication | Pending
+"""What becomes of an event that is published."""
 
 
 @lru_cache(maxsize=_REMEMBERED)

@@ -11,16 +11,20 @@ import trio
 
 from triocast.auth import Grant
 from triocast.clock import timestamp
+from triocast.documents import Write
 from triocast.engines import Engine
 from triocast.errors import (
     Forbidden,
     IdempotencyConflict,
+    InvalidEvent,
     Overloaded,
     ShuttingDown,
     TooLarge,
+    TooManyDocuments,
     TriocastError,
+    VersionConflict,
 )
-from triocast.events import Event, Once, Publication
+from triocast.events import Accepted, Event, Once
 
 ENVELOPE_OVERHEAD: Final = 1_024
 """Bytes an event's frame may have beyond its data: names, tags, position, framing."""
@@ -42,19 +46,11 @@ class Idempotency:
     index: int = 0
     request: bytes = b""
 
-    def of(
-        self,
-        user: str | None,
-        channel: str,
-        type: str,
-        data: bytes,
-        key: str | None,
-        tags: tuple[str, ...],
-    ) -> Once:
-        """Return what makes an event that a user publishes be accepted once."""
-        said = (channel, type, key, tags, len(data))
-        digest = hashlib.sha256(b"%r" % (said,) + data + self.request).digest()
-        return Once(scope=user or "", key=self.key, index=self.index, digest=digest)
+    def of(self, event: Event) -> Once:
+        """Return what makes an event be accepted once."""
+        said = (event.channel, event.type, event.key, event.tags, event.urgent, event.write)
+        digest = hashlib.sha256(b"%r" % (said,) + event.data + self.request).digest()
+        return Once(scope=event.user or "", key=self.key, index=self.index, digest=digest)
 
 
 class Publisher:
@@ -79,21 +75,27 @@ class Publisher:
         tags: tuple[str, ...] = (),
         exclude: str | None = None,
         once: Idempotency | None = None,
+        write: Write | None = None,
+        urgent: bool = False,
     ) -> Event:
         """Return the event, stamped with now and its publisher.
 
         ``channel`` is canonical, ``data`` compact JSON, the rest parsed. Raises Forbidden or
         TooLarge.
 
-        ``once`` says under which idempotency key it is published.
+        ``once`` says under which idempotency key it is published, ``write`` what it does to the
+        document under its key, and ``urgent`` that it is not held back.
         """
         if not grant.may_publish(channel):
             raise Forbidden(f"you may not publish to {channel}")
-        if len(data) > self._max_event_bytes:
+        size = max(len(data), 0 if write is None or write.data is None else len(write.data))
+        if size > self._max_event_bytes:
             raise TooLarge(
-                f"the event's data has {len(data)} bytes; {self._max_event_bytes} are allowed"
+                f"the event's data has {size} bytes; {self._max_event_bytes} are allowed"
             )
-        return Event(
+        if write is not None and key is None:
+            raise InvalidEvent("an event that writes a document has its key")
+        event = Event(
             type=type,
             data=data,
             channel=channel,
@@ -102,14 +104,16 @@ class Publisher:
             tags=tags,
             user=grant.user,
             exclude=exclude,
-            once=None if once is None else once.of(grant.user, channel, type, data, key, tags),
+            write=write,
+            urgent=urgent,
         )
+        return event if once is None else attrs.evolve(event, once=once.of(event))
 
-    async def publish_each(self, events: Sequence[Event]) -> Sequence[Publication | TriocastError]:
+    async def publish_each(self, events: Sequence[Event]) -> Sequence[Accepted | TriocastError]:
         """Publish events that have nothing to do with each other; return what became of each."""
         try:
             return await self.publish(events)
-        except IdempotencyConflict as conflict:
+        except (IdempotencyConflict, VersionConflict, TooManyDocuments) as conflict:
             if len(events) == 1:
                 return [conflict]
         except TriocastError as error:
@@ -117,12 +121,12 @@ class Publisher:
         # One of them has the fault; the others are published all the same.
         return [(await self.publish_each([event]))[0] for event in events]
 
-    async def publish(self, events: Sequence[Event]) -> tuple[Publication, ...]:
-        """Publish all of the events or none; return them with their positions.
+    async def publish(self, events: Sequence[Event]) -> tuple[Accepted, ...]:
+        """Publish all of the events or none; return what became of them.
 
         Raises Overloaded if the fan-out has no room for longer than the wait, ShuttingDown when
         the server is going away: both are temporary. Raises IdempotencyConflict if a key was used
-        for something else.
+        for something else, and VersionConflict or TooManyDocuments if a document cannot be written.
         """
         if self.closed:
             raise ShuttingDown("this server is going away")

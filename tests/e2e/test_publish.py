@@ -104,6 +104,7 @@ def test_a_line_is_published_while_the_body_is_open(server: Server, channel: str
     assert answer.status == 200
     assert answer.json == {
         "published": 4,
+        "pending": 0,
         "first": first["id"],
         "last": fourth["id"],
         "error": None,
@@ -443,7 +444,7 @@ def test_a_body_of_lines_may_be_larger_than_any_other(server: Server, channel: s
 def test_empty_lines_publish_nothing(server: Server, body: bytes) -> None:
     answer = call(server, "POST", BROADCAST, body, NDJSON)
     assert answer.status == 200
-    assert answer.json == {"published": 0, "first": None, "last": None, "error": None}
+    assert answer.json == {"published": 0, "pending": 0, "first": None, "last": None, "error": None}
 
 
 @pytest.mark.parametrize(

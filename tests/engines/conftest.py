@@ -17,7 +17,11 @@ from triocast.engines.sqlite import SQLiteEngine
 
 @asynccontextmanager
 async def memory(**bounds):
-    yield MemoryEngine(epoch="e1", **bounds)
+    engine = MemoryEngine(epoch="e1", **bounds)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(engine.run)
+        yield engine
+        nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager

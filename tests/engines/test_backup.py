@@ -12,7 +12,8 @@ import pytest
 from triocast.engines.sqlite import backup, store
 from triocast.engines.sqlite.backup import BackupFailed, Contents, back_up, restore
 from triocast.engines.sqlite.file import open_file
-from triocast.engines.sqlite.store import row_of
+from triocast.engines.sqlite.rows import row_of
+from triocast.engines.sqlite.store import Changes
 from triocast.events import Event, Position, Publication
 
 TIME = "2026-01-01T00:00:00.000Z"
@@ -38,7 +39,7 @@ def filled(path, *datas):
     with opened(path) as file:
         rows = [row(n, data) for n, data in enumerate(datas, 1)]
         file.writer.execute("INSERT INTO channels (id, name, floor) VALUES (1, 'a', 0)")
-        store.append(file.writer, rows, [], len(rows))
+        store.append(file.writer, Changes(len(rows), rows))
         file.note_head(len(rows))
         yield file
 
@@ -88,7 +89,7 @@ def test_a_backup_is_one_whole_file_of_an_open_store(place, tmp_path):
         contents = back_up(place, tmp_path / "b.db")
         assert contents == Contents(events=2, channels=1, epoch=file.epoch, seq=2)
         assert names(place.parent) == before
-        store.append(file.writer, [row(3, b"3")], [], 3)
+        store.append(file.writer, Changes(3, [row(3, b"3")]))
     assert names(tmp_path) == ["b.db", "place"]
     with closing(sqlite3.connect(tmp_path / "b.db")) as db:
         assert [x for (x,) in db.execute("SELECT data FROM events ORDER BY seq")] == [b"1", b"2"]
@@ -121,7 +122,8 @@ def test_a_store_is_copied_as_it_is_at_one_moment_while_it_is_written(place, tmp
         with closing(sqlite3.connect(place, isolation_level=None)) as db:
             db.execute("PRAGMA synchronous = OFF")
             for n in range(301, 20_000, 2):
-                store.append(db, [row(n, b"x" * 500), row(n + 1, b"x" * 500)], [], n + 1)
+                two = [row(n, b"x" * 500), row(n + 1, b"x" * 500)]
+                store.append(db, Changes(n + 1, two))
                 last = n + 1
                 started.set()
                 if done.is_set():
@@ -392,7 +394,7 @@ def test_a_store_that_a_server_has_is_not_replaced(copy, place, force):
     with filled(place, b"1") as file:
         what = refused(restore, copy, place, force=force)
         assert what == f"another server (process {os.getpid()}) has {place}"
-        store.append(file.writer, [row(2, b"2")], [], 2)
+        store.append(file.writer, Changes(2, [row(2, b"2")]))
     assert events_in(place)[2] == [b"1", b"2"]
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from triocast.engines.sqlite import SQLiteEngine, file, store
+from triocast.engines.sqlite import SQLiteEngine, file, reading, removing, store
 from triocast.engines.sqlite.engine import StoreFailed
 from triocast.errors import IdempotencyConflict, Unavailable
 from triocast.events import Event, Once
@@ -133,7 +133,7 @@ class TestFailures:
                 def fail(*arguments):
                     raise sqlite3.OperationalError("disk I/O error")
 
-                patch.setattr(store, "trim_channel", fail)
+                patch.setattr(removing, "trim_channel", fail)
                 for _ in range(30):
                     await engine.publish([event("a")])
             (publication,) = await engine.publish([event("a")])
@@ -146,7 +146,7 @@ class TestFailures:
         async with opened(path) as engine:
             await engine.publish([event("a")])
             with monkeypatch.context() as patch:
-                patch.setattr(store, "read", fail)
+                patch.setattr(reading, "read", fail)
                 with pytest.raises(StoreFailed, match="I/O"):
                     await engine.history(["a"], after=0, limit=1)
             assert await seqs_of(engine, "a") == [1]
@@ -167,7 +167,7 @@ async def test_retention_keeps_up_with_publishers(path, bound):
         nonlocal most
         for _ in range(40):
             await engine.publish([event("a", b"x" * 1_000)] * 20)
-            (channel,) = engine._names.values()
+            (channel,) = engine._channels.by_id.values()
             most = max(most, channel.count)
 
     bounds = {"history_events": 10**6} | bound

@@ -119,6 +119,7 @@ async def test_the_reply_names_the_first_and_the_last():
     progress = await publish(publisher, [b"a\n\n  \r\nb\r\nc"])
     assert progress.as_dict() == {
         "published": 3,
+        "pending": 0,
         "first": "0.e.1",
         "last": "0.e.3",
         "error": None,
@@ -129,7 +130,13 @@ async def test_the_reply_names_the_first_and_the_last():
 @pytest.mark.parametrize("body", [b"", b"\n", b"\n \n\r\n"])
 async def test_a_body_of_nothing_publishes_nothing(body):
     progress = await publish(Recorder(), [body] if body else [])
-    assert progress.as_dict() == {"published": 0, "first": None, "last": None, "error": None}
+    assert progress.as_dict() == {
+        "published": 0,
+        "pending": 0,
+        "first": None,
+        "last": None,
+        "error": None,
+    }
 
 
 async def test_it_stops_at_the_first_bad_line():
@@ -138,6 +145,7 @@ async def test_it_stops_at_the_first_bad_line():
     assert publisher.data == [b"a", b"b"]
     assert progress.as_dict() == {
         "published": 2,
+        "pending": 0,
         "first": "0.e.1",
         "last": "0.e.2",
         "error": {"line": 3, "code": "invalid_event", "message": "a bad line", "temporary": False},

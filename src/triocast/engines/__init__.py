@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from triocast.engines.base import Engine, History, Outlet
+from triocast.engines.base import Documents, Engine, History, Outlet
+from triocast.engines.debounce import Debounce
 from triocast.engines.memory import MemoryEngine
 from triocast.engines.retention import Keep
 from triocast.settings import Problem, Settings, SettingsError
 
-__all__ = ["Engine", "History", "MemoryEngine", "Outlet", "open_engine"]
+__all__ = ["Documents", "Engine", "History", "MemoryEngine", "Outlet", "open_engine"]
 
 
 def open_engine(settings: Settings, *, epoch: str) -> Engine:
@@ -23,9 +24,18 @@ def open_engine(settings: Settings, *, epoch: str) -> Engine:
         name: Keep(
             usual.events if options.history_events is None else options.history_events,
             usual.seconds if options.history_seconds is None else options.history_seconds,
+            options.history_bytes or 0,
         )
         for name, options in settings.namespaces.items()
     }
+    debounce = Debounce(
+        settings.event_debounce_ms / 1_000,
+        {
+            name: options.debounce_ms / 1_000
+            for name, options in settings.namespaces.items()
+            if options.debounce_ms is not None
+        },
+    )
     if scheme == "sqlite":
         # Only here: who keeps events in memory need not load it.
         from triocast.engines.sqlite import CannotOpen, SQLiteEngine
@@ -38,6 +48,8 @@ def open_engine(settings: Settings, *, epoch: str) -> Engine:
                 history_seconds=usual.seconds,
                 namespaces=namespaces,
                 idempotency_seconds=settings.idempotency_seconds,
+                debounce=debounce,
+                max_documents=settings.max_documents,
                 durable=settings.durability == "power",
             )
         except CannotOpen as error:
@@ -49,4 +61,6 @@ def open_engine(settings: Settings, *, epoch: str) -> Engine:
         history_seconds=usual.seconds,
         namespaces=namespaces,
         idempotency_seconds=settings.idempotency_seconds,
+        debounce=debounce,
+        max_documents=settings.max_documents,
     )

@@ -18,6 +18,12 @@ hub of every process that shares the engine. What each promises:
   is not accepted again: its first position is returned. With another digest nothing is accepted,
   and IdempotencyConflict raised. The record of it is kept together with the event, for a time.
 - Events to one connection (``$conn:<id>``) are spread but not kept.
+- An event that comes too fast may be held back (see `debounce`): it is `Pending`, gets its ``seq``
+  later, and is dropped if a later one takes its place. What is held outlives what events outlive;
+  it is accepted before anything else when the engine runs again.
+- An event's ``write`` and its acceptance are one step, whether it is held back or not. Where the
+  document is not at the version that the write expects nothing is accepted, and VersionConflict
+  raised.
 """
 
 from __future__ import annotations
@@ -29,7 +35,8 @@ from typing import ClassVar, Protocol
 import attrs
 import trio
 
-from triocast.events import Event, Position, Publication
+from triocast.documents import Document
+from triocast.events import Accepted, Event, Position, Publication
 
 
 class Outlet(Protocol):
@@ -63,6 +70,19 @@ class History:
     complete: bool
 
 
+@attrs.frozen
+class Documents:
+    """Documents of a channel in the order of their keys.
+
+    Whoever listens behind ``head`` hears of everything that was written after these were read.
+    ``complete`` is false if there are more behind the last one.
+    """
+
+    documents: tuple[Document, ...]
+    head: Position
+    complete: bool
+
+
 class Engine(ABC):
     """What every engine can do; the module's docstring says what it promises."""
 
@@ -73,6 +93,11 @@ class Engine(ABC):
     @abstractmethod
     def head(self) -> Position:
         """The position of the last accepted event; ``seq`` 0 before the first."""
+
+    @property
+    @abstractmethod
+    def merged(self) -> int:
+        """How many events were held back and then dropped for a later one, since the start."""
 
     async def run(self) -> None:
         """Do the engine's work until cancelled. Events are accepted only while this runs."""
@@ -95,8 +120,8 @@ class Engine(ABC):
         """Stop spreading to this outlet."""
 
     @abstractmethod
-    async def publish(self, events: Sequence[Event]) -> tuple[Publication, ...]:
-        """Accept all of the events, or none, and return them with their positions.
+    async def publish(self, events: Sequence[Event]) -> tuple[Accepted, ...]:
+        """Accept all of the events, or none, and return what became of them.
 
         Waits while an attached outlet is at its bound; cancelling then publishes nothing.
         """
@@ -126,8 +151,20 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    async def document(self, channel: str, key: str) -> Document | None:
+        """Return a document as it is now; None if there is none."""
+
+    @abstractmethod
+    async def documents(
+        self, channel: str, *, after: str = "", limit: int, limit_bytes: int
+    ) -> Documents:
+        """Return documents of a channel behind the key ``after``; at least one, if there is one."""
+
+    @abstractmethod
     async def forget(self, channels: Sequence[str]) -> int:
-        """Remove all that channels have now; return how many events that was.
+        """Remove all events that channels have now; return how many that was.
+
+        Documents stay.
 
         It cannot be read any more on return, and the channels' floors tell that it is missing.
         """

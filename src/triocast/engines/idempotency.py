@@ -5,17 +5,35 @@ again.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Final
 
+import attrs
+
 from triocast.errors import IdempotencyConflict
-from triocast.events import Event, Once
+from triocast.events import Accepted, Event, Once, Pending, Position, Publication
 
 MOST_RECORDS: Final = 50_000
 """Records kept in memory; beyond it the oldest go before their time."""
 
 Place = tuple[str, str, int]
 """A publisher's scope, its key, and which event under that key."""
+
+
+@attrs.frozen
+class Record:
+    """What became of an event: its ``seq``, 0 if it was held back, and its document's version."""
+
+    digest: bytes
+    seq: int
+    version: int | None = None
+
+    def answer(self, event: Event, epoch: str) -> Accepted:
+        """Return what is answered to the one who publishes it again."""
+        event = attrs.evolve(event, write=None, version=self.version)
+        if not self.seq:
+            return Pending(event)
+        return Publication(event, Position(epoch, self.seq), prev=0)
 
 
 def place_of(once: Once) -> Place:
@@ -41,31 +59,46 @@ def check_batch(events: Iterable[Event], known: Mapping[Place, bytes]) -> dict[P
     return found
 
 
+def fresh(events: Iterable[Event], known: Container[Place]) -> list[Event]:
+    """Return the events that are not published again."""
+    found: list[Event] = []
+    seen: set[Place] = set()
+    for event in events:
+        if event.once is not None:
+            place = place_of(event.once)
+            if place in known or place in seen:
+                continue
+            seen.add(place)
+        found.append(event)
+    return found
+
+
 class Records:
-    """Keys and the ``seq`` of their events, for a time. Bounded by `MOST_RECORDS`."""
+    """What became of the events under each key, for a time. Bounded by `MOST_RECORDS`."""
 
     def __init__(self, *, seconds: float) -> None:
         self._seconds = seconds
         # In the order in which they were made, so that the oldest comes first.
-        self._records: dict[Place, tuple[bytes, int, float]] = {}
+        self._records: dict[Place, tuple[Record, float]] = {}
 
     def digests(self, events: Iterable[Event]) -> dict[Place, bytes]:
         """Return what is recorded of these events' keys."""
         self._forget_old()
         places = (place_of(event.once) for event in events if event.once is not None)
-        return {place: self._records[place][0] for place in places if place in self._records}
+        return {place: self._records[place][0].digest for place in places if place in self._records}
 
-    def find(self, event: Event) -> int | None:
-        """Return the ``seq`` that the event has got already."""
+    def find(self, event: Event) -> Record | None:
+        """Return what became of the event when it came before."""
         if event.once is None:
             return None
         record = self._records.get(place_of(event.once))
-        return None if record is None else record[1]
+        return None if record is None else record[0]
 
     def add(self, event: Event, seq: int) -> None:
         """Note what has been accepted."""
         if event.once is not None and self._seconds:
-            self._records[place_of(event.once)] = (event.once.digest, seq, time.monotonic())
+            record = Record(event.once.digest, seq, event.version)
+            self._records[place_of(event.once)] = (record, time.monotonic())
             if len(self._records) > MOST_RECORDS:
                 del self._records[next(iter(self._records))]
 
@@ -73,6 +106,6 @@ class Records:
         oldest = time.monotonic() - self._seconds
         while self._records:
             place = next(iter(self._records))
-            if self._records[place][2] >= oldest:
+            if self._records[place][1] >= oldest:
                 return
             del self._records[place]

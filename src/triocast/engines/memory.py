@@ -1,8 +1,8 @@
 """The engine ``memory://``: rings in this process, gone with it.
 
 Bounds: each channel keeps its last ``history_events``, none older than ``history_seconds``, or what
-its namespace says; all channels together keep at most ``history_bytes``, and the oldest event of
-all goes first. A channel whose last kept event went is
+its namespace says, which can bound it in bytes, too. All channels together keep at most
+``history_bytes``, and the oldest event of all goes first. A channel whose last kept event went is
 forgotten; what is still known of it is its namespace's floor.
 """
 
@@ -16,11 +16,16 @@ import attrs
 import trio
 
 from triocast.clock import timestamp
-from triocast.engines.base import Engine, History, Outlet
-from triocast.engines.idempotency import Records, check_batch
+from triocast.documents import Document
+from triocast.engines.base import Documents, Engine, History, Outlet
+from triocast.engines.debounce import Debounce
+from triocast.engines.documents import DocumentTable, check_writes, cut
+from triocast.engines.idempotency import Records, check_batch, fresh
 from triocast.engines.retention import Keep, Retention
 from triocast.events import (
+    Accepted,
     Event,
+    Pending,
     Position,
     Publication,
     is_connection_channel,
@@ -52,6 +57,7 @@ class _Ring:
     floor: int
     last: int
     keep: Keep
+    size: int = 0
     kept: deque[Publication] = attrs.field(factory=deque)
 
 
@@ -76,11 +82,17 @@ class MemoryEngine(Engine):
         history_seconds: float = 0,
         namespaces: Mapping[str, Keep] | None = None,
         idempotency_seconds: float = 86_400,
+        debounce: Debounce | None = None,
+        max_documents: int = 100_000,
     ) -> None:
         self._head = Position(epoch, 0)
         self._retention = Retention(Keep(history_events, history_seconds), namespaces)
         self._history_bytes = history_bytes
         self._records = Records(seconds=idempotency_seconds)
+        self._debounce = Debounce() if debounce is None else debounce
+        self._held_more = trio.Event()
+        self._documents = DocumentTable()
+        self._max_documents = max_documents
         self._outlets: list[Outlet] = []
         self._rings: dict[str, _Ring] = {}
         self._namespace_floors: dict[str, int] = {}
@@ -101,27 +113,28 @@ class MemoryEngine(Engine):
         """What history costs now, by `EVENT_OVERHEAD` and the events' data."""
         return self._bytes
 
+    @property
+    def merged(self) -> int:
+        return self._debounce.merged
+
     def attach(self, outlet: Outlet) -> None:
         self._outlets.append(outlet)
 
     def detach(self, outlet: Outlet) -> None:
         self._outlets.remove(outlet)
 
-    async def publish(self, events: Sequence[Event]) -> tuple[Publication, ...]:
+    async def publish(self, events: Sequence[Event]) -> tuple[Accepted, ...]:
         await trio.lowlevel.checkpoint_if_cancelled()
         if not events:
             return ()
-        # Again after each wait: meanwhile another outlet may have been filled.
-        while (full := next((o for o in self._outlets if not o.has_room), None)) is not None:
-            await full.wait_for_room()
+        await self._wait_for_room()
         # From here on nothing blocks, so that no other publisher comes between.
-        check_batch(events, self._records.digests(events))
+        self._check(events)
         new: list[Publication] = []
-        publications = tuple(self._accept_once(event, new) for event in events)
-        if new:
-            for outlet in self._outlets:
-                outlet.put(new)
-        return publications
+        accepted = tuple(self._accept_once(event, new) for event in events)
+        self._debounce.settle()
+        self._spread(new)
+        return accepted
 
     async def history(
         self,
@@ -165,7 +178,36 @@ class MemoryEngine(Engine):
                 return None
         return tuple(sorted(found.values(), key=lambda publication: publication.seq))
 
+    async def document(self, channel: str, key: str) -> Document | None:
+        await trio.lowlevel.checkpoint()
+        return self._documents.get(channel, key)
+
+    async def documents(
+        self, channel: str, *, after: str = "", limit: int, limit_bytes: int
+    ) -> Documents:
+        await trio.lowlevel.checkpoint()
+        behind = self._documents.list(channel, after)
+        chosen, complete = cut(behind, limit=limit, limit_bytes=limit_bytes)
+        return Documents(chosen, self._head, complete)
+
     async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._release)
+            nursery.start_soon(self._retain)
+
+    async def _release(self) -> None:
+        """Accept what was held back when its time has come."""
+        while True:
+            self._held_more = trio.Event()
+            with trio.move_on_at(self._debounce.next_due):
+                await self._held_more.wait()
+                continue
+            await self._wait_for_room()
+            due = self._debounce.due(trio.current_time())
+            self._debounce.settle()
+            self._spread([self._accept(event) for event in due])
+
+    async def _retain(self) -> None:
         while True:
             await trio.sleep(RETENTION_SECONDS)
             await self.trim()
@@ -186,7 +228,8 @@ class MemoryEngine(Engine):
 
     async def forget(self, channels: Sequence[str]) -> int:
         await trio.lowlevel.checkpoint()
-        removed = 0
+        removed = self._debounce.forget(channels)
+        self._debounce.settle()
         for channel in channels:
             ring = self._rings.get(channel)
             if ring is not None:
@@ -202,14 +245,43 @@ class MemoryEngine(Engine):
     async def check_health(self) -> None:
         await trio.lowlevel.checkpoint()
 
-    def _accept_once(self, event: Event, new: list[Publication]) -> Publication:
-        seq = self._records.find(event)
-        if seq is not None:
-            return Publication(event, Position(self._head.epoch, seq), prev=0)
+    async def _wait_for_room(self) -> None:
+        # Again after each wait: meanwhile another outlet may have been filled.
+        while (full := next((o for o in self._outlets if not o.has_room), None)) is not None:
+            await full.wait_for_room()
+
+    def _check(self, events: Sequence[Event]) -> None:
+        """Raise what stands against accepting these events."""
+        digests = self._records.digests(events)
+        check_batch(events, digests)
+        if any(event.write is not None for event in events):
+            table = self._documents
+            writers = fresh(events, digests)
+            room = self._max_documents - table.count
+            check_writes(writers, table.versions(writers), table.revision, room)
+
+    def _accept_once(self, event: Event, new: list[Publication]) -> Accepted:
+        record = self._records.find(event)
+        if record is not None:
+            return record.answer(event, self._head.epoch)
+        if event.write is not None:
+            event = self._documents.write(event)
+        if self._debounce.active:
+            ready = self._debounce.add(event, trio.current_time())
+            if not ready:
+                self._records.add(event, 0)
+                self._held_more.set()
+                return Pending(event)
+            new += [self._accept(overtaken) for overtaken in ready[:-1]]
         publication = self._accept(event)
         self._records.add(event, publication.seq)
         new.append(publication)
         return publication
+
+    def _spread(self, publications: Sequence[Publication]) -> None:
+        if publications:
+            for outlet in self._outlets:
+                outlet.put(publications)
 
     def _accept(self, event: Event) -> Publication:
         position = self._head = Position(self._head.epoch, self._head.seq + 1)
@@ -229,11 +301,14 @@ class MemoryEngine(Engine):
         ring.kept.append(publication)
         self._order.append(publication)
         self._kept += 1
-        self._bytes += _size(publication)
-        if len(ring.kept) > ring.keep.events:
+        size = _size(publication)
+        self._bytes += size
+        ring.size += size
+        while len(ring.kept) > ring.keep.events or 0 < ring.keep.size < ring.size:
             self._drop_oldest(ring)
             if not ring.kept:
                 self._forget(publication.event.channel, ring)
+                break
         while self._bytes > self._history_bytes:
             oldest = self._order.popleft()
             channel = oldest.event.channel
@@ -250,7 +325,9 @@ class MemoryEngine(Engine):
         ring.floor = gone.seq
         self._highest_floor = max(self._highest_floor, gone.seq)
         self._kept -= 1
-        self._bytes -= _size(gone)
+        size = _size(gone)
+        self._bytes -= size
+        ring.size -= size
 
     def _forget(self, channel: str, ring: _Ring) -> None:
         namespace = namespace_of(channel)

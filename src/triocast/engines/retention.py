@@ -11,10 +11,13 @@ from triocast.events import namespace_of
 
 @attrs.frozen
 class Keep:
-    """What is kept of a channel: its last events, none older than ``seconds`` (0: of any age)."""
+    """What is kept of a channel: its last events, none older than ``seconds``, of at most ``size``
+    bytes; 0 is any age and size.
+    """
 
     events: int
     seconds: float = 0
+    size: int = 0
 
 
 class Retention:

@@ -168,6 +168,9 @@ class Settings:
         "Seconds that events are kept for resuming; 0 is as long as there is room.",
         check=age_or_zero,
     )
+    max_documents: int = _setting(
+        100_000, INTEGER, "Most documents, all channels together.", check=between(0)
+    )
     idempotency_seconds: float = _setting(
         86_400.0,
         SECONDS,
@@ -211,8 +214,9 @@ class Settings:
     event_debounce_ms: int = _setting(
         0,
         INTEGER,
-        "Window in milliseconds in which equal events become one; 0 is off.",
-        check=between(0),
+        "Window in milliseconds in which of events with one channel, type and key only the first"
+        " and the last are sent; 0 is off.",
+        check=between(0, 86_400_000),
     )
     namespaces: Namespaces = _setting(
         Namespaces(),

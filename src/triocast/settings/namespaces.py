@@ -46,6 +46,23 @@ class Namespace:
         False,
         Setting("Compress events for WebSocket clients that can inflate them.", BOOLEAN),
     )
+    debounce_ms: int | None = _option(
+        None,
+        Setting(
+            "Window in milliseconds in which of events with one type and key only the first and"
+            " the last are sent; without it, event_debounce_ms.",
+            optional(INTEGER),
+            unless_none(between(0, 86_400_000)),
+        ),
+    )
+    history_bytes: int | None = _option(
+        None,
+        Setting(
+            "Bytes of events kept for resuming, per channel; without it there is no such bound.",
+            optional(INTEGER),
+            unless_none(between(1)),
+        ),
+    )
     history_events: int | None = _option(
         None,
         Setting(

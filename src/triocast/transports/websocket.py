@@ -12,7 +12,15 @@ import trio
 from triocast.clock import timestamp
 from triocast.connection import Connection
 from triocast.errors import EndReason, Forbidden, TooManyChannels, TriocastError, WrongContentType
-from triocast.events import BROADCAST, Event, Position, Publication, parse_channel
+from triocast.events import (
+    BROADCAST,
+    Accepted,
+    Event,
+    Pending,
+    Position,
+    Publication,
+    parse_channel,
+)
 from triocast.publisher import Idempotency
 from triocast.resume import Gap
 from triocast.subscriptions import EVERYTHING, Filter, make_filter
@@ -380,11 +388,15 @@ class WebSocketConnection(Connection):
             tags=request.tags,
             exclude=None if request.echo else self.id,
             once=None if request.idempotency_key is None else Idempotency(request.idempotency_key),
+            urgent=request.urgent,
         )
 
 
-def _acknowledge(request_id: messages.RequestId, publication: Publication) -> bytes | None:
+def _acknowledge(request_id: messages.RequestId, accepted: Accepted) -> bytes | None:
     if request_id is None:
         return None
-    position = cursor.encode(publication.position)
-    return messages.encode_acknowledgement(request_id, publication.event.channel, position)
+    channel = accepted.event.channel
+    if isinstance(accepted, Pending):
+        return messages.encode_reply(request_id, {"channel": channel, "pending": True})
+    position = cursor.encode(accepted.position)
+    return messages.encode_acknowledgement(request_id, channel, position)

@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from triocast.errors import IdempotencyConflict, Timeout, TooLarge, TriocastError
-from triocast.events import Event, Publication
+from triocast.events import Accepted, Event, Publication
 from triocast.publisher import Publisher
 from triocast.wire import cursor
 
@@ -23,15 +23,21 @@ class Progress:
 
     line: int = 0
     published: int = 0
+    pending: int = 0
     first: Publication | None = None
     last: Publication | None = None
     error: TriocastError | None = None
 
     def as_dict(self) -> dict[str, object]:
-        """Return ``{published, first, last, error}``; cursors, or null where there is none."""
+        """Return ``{published, pending, first, last, error}``.
+
+        ``pending`` of the ``published`` have no position yet. ``first`` and ``last`` are cursors,
+        null where there is none.
+        """
         error = None if self.error is None else {"line": self.line, **self.error.as_dict()}
         return {
             "published": self.published,
+            "pending": self.pending,
             "first": None if self.first is None else cursor.encode(self.first.position),
             "last": None if self.last is None else cursor.encode(self.last.position),
             "error": error,
@@ -115,17 +121,20 @@ async def _publish(
 
 
 async def _accept(publisher: Publisher, ready: list[tuple[int, Event]], progress: Progress) -> None:
-    publications: Sequence[Publication] | None = None
+    published: Sequence[Accepted] | None = None
     try:
-        publications = await publisher.publish([event for _, event in ready])
+        published = await publisher.publish([event for _, event in ready])
     except TriocastError as error:
         if not isinstance(error, IdempotencyConflict) or len(ready) == 1:
             progress.line = ready[0][0]
             raise
-    if publications is None:  # The conflict is one line's, and those before it are published.
+    if published is None:  # The conflict is one line's, and those before it are published.
         for line in ready:
             await _accept(publisher, [line], progress)
         return
-    progress.first = progress.first or publications[0]
-    progress.last = publications[-1]
-    progress.published += len(publications)
+    placed = [accepted for accepted in published if isinstance(accepted, Publication)]
+    if placed:
+        progress.first = progress.first or placed[0]
+        progress.last = placed[-1]
+    progress.published += len(published)
+    progress.pending += len(published) - len(placed)

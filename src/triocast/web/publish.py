@@ -22,8 +22,9 @@ from triocast.auth import Grant
 from triocast.errors import BadRequest, InvalidEvent, Timeout, TooLarge, WrongContentType
 from triocast.events import (
     BROADCAST,
+    Accepted,
     Event,
-    Publication,
+    Pending,
     connection_channel,
     parse_channel,
     parse_idempotency_key,
@@ -51,6 +52,7 @@ class _Event(msgspec.Struct, forbid_unknown_fields=True):
     type: str = "message"
     key: str | None = None
     tags: list[str] = msgspec.field(default_factory=list)
+    urgent: bool = False
     idempotency_key: str | None = None
 
 
@@ -123,9 +125,9 @@ async def _publish(
     if text.lstrip()[:1] != b"[":
         event = _event(node, grant, json.decode(one, text), _key_of(call))
         subscribers = node.hub.count(event.channel)
-        (publication,) = await node.publisher.publish([event])
+        (accepted,) = await node.publisher.publish([event])
         await node.hub.take_turn()  # The reply can wait; those who listen should not.
-        return json_answer({**_position(publication), "subscribers": subscribers})
+        return json_answer({**place(accepted), "subscribers": subscribers})
     messages = json.decode(many, text)
     if len(messages) > MOST_EVENTS:
         raise TooLarge(f"an array has at most {MOST_EVENTS} events; send NDJSON for more")
@@ -138,13 +140,13 @@ async def _publish(
         except BadRequest as error:
             raise type(error)(f"event {index}: {error.message}") from None
     counts = [node.hub.count(event.channel) for event in events]
-    publications = await node.publisher.publish(events) if events else ()
+    published = await node.publisher.publish(events) if events else ()
     return json_answer(
         {
-            "published": len(publications),
+            "published": len(published),
             "positions": [
-                {**_position(publication), "subscribers": count}
-                for publication, count in zip(publications, counts, strict=True)
+                {**place(accepted), "subscribers": count}
+                for accepted, count in zip(published, counts, strict=True)
             ],
         }
     )
@@ -189,13 +191,18 @@ def _event(node: Node, grant: Grant, message: Message, once: Idempotency | None 
         key=None if message.key is None else parse_key(message.key),
         tags=parse_tags(message.tags),
         once=once,
+        urgent=message.urgent,
     )
 
 
-def _position(publication: Publication) -> dict[str, object]:
+def place(accepted: Accepted) -> dict[str, object]:
+    """Return where an event stands, as it is answered; ``pending`` if it has no position yet."""
+    channel = accepted.event.channel
+    if isinstance(accepted, Pending):
+        return {"pending": True, "channel": channel}
     return {
-        "id": cursor.encode(publication.position),
-        "epoch": publication.position.epoch,
-        "seq": publication.seq,
-        "channel": publication.event.channel,
+        "id": cursor.encode(accepted.position),
+        "epoch": accepted.position.epoch,
+        "seq": accepted.seq,
+        "channel": channel,
     }

@@ -36,6 +36,8 @@ def encode_publication(publication: Publication) -> bytes:
         parts += (b',"tags":', _encode(event.tags))
     if event.user is not None:
         parts += (b',"user":', _encode(event.user))
+    if event.version is not None:
+        parts.append(b',"version":%d' % event.version)
     if is_connection_channel(event.channel):
         parts.append(b"}")
     else:

@@ -66,6 +66,7 @@ class Publish:
     tags: tuple[str, ...] = ()
     echo: bool = True
     idempotency_key: str | None = None
+    urgent: bool = False
 
 
 @attrs.frozen
@@ -107,6 +108,7 @@ class _Publish(msgspec.Struct, forbid_unknown_fields=True):
     tags: list[str] = msgspec.field(default_factory=list)
     echo: bool = True
     idempotency_key: str | None = None
+    urgent: bool = False
 
 
 class _ChannelMessage(msgspec.Struct, forbid_unknown_fields=True):
@@ -202,6 +204,7 @@ def _parse_object(kind: Any, raw: bytes) -> Request:
             None
             if message.idempotency_key is None
             else parse_idempotency_key(message.idempotency_key),
+            message.urgent,
         )
     if kind == "channel_message":
         said = json.decode(_channel_message, raw)

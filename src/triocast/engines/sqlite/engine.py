@@ -8,8 +8,9 @@ a time. Another task reads, all that is asked for in one go.
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -17,23 +18,26 @@ from typing import Any, Final
 import attrs
 import trio
 
-from triocast.engines.base import Engine, History, Outlet
-from triocast.engines.idempotency import Place, check_batch, place_of
+from triocast.documents import Document
+from triocast.engines.base import Documents, Engine, History, Outlet
+from triocast.engines.debounce import Debounce
+from triocast.engines.documents import place_of as document_of
+from triocast.engines.idempotency import place_of
 from triocast.engines.retention import Keep, Retention
-from triocast.engines.sqlite import store
+from triocast.engines.sqlite import reading, store
+from triocast.engines.sqlite.batch import Batch
+from triocast.engines.sqlite.channels import Channels
 from triocast.engines.sqlite.file import open_file
-from triocast.engines.sqlite.store import Channel, Range
+from triocast.engines.sqlite.reading import Range
+from triocast.engines.sqlite.store import Changes, Known
 from triocast.engines.sqlite.trimming import Trimming
 from triocast.engines.worker import Desk, finish, in_thread
-from triocast.errors import IdempotencyConflict, Unavailable
+from triocast.errors import IdempotencyConflict, TooManyDocuments, Unavailable, VersionConflict
 from triocast.events import (
+    Accepted,
     Event,
     Position,
     Publication,
-    is_connection_channel,
-    is_pattern,
-    namespace_of,
-    pattern_matches,
 )
 
 log = logging.getLogger("triocast.sqlite")
@@ -46,6 +50,9 @@ QUEUE_BYTES: Final = 16_777_216
 """How much may wait for its commit before publishers wait."""
 
 READS_PER_TURN: Final = 64
+RETRY_SECONDS: Final = 1.0
+"""After this, what could not be kept when it was released is released again."""
+
 RETENTION_SECONDS: Final = 5.0
 """How often age and the file's size are looked at."""
 
@@ -79,18 +86,24 @@ class SQLiteEngine(Engine):
         history_seconds: float = 0,
         namespaces: Mapping[str, Keep] | None = None,
         idempotency_seconds: float = 86_400,
+        debounce: Debounce | None = None,
+        max_documents: int = 100_000,
         durable: bool = True,
     ) -> None:
         self._file = open_file(path, durable=durable)
-        self._retention = Retention(Keep(history_events, history_seconds), namespaces)
+        retention = Retention(Keep(history_events, history_seconds), namespaces)
         self._idempotency_seconds = idempotency_seconds
         self._head = Position(self._file.epoch, self._file.seq)
-        self._channels: dict[str, Channel] = {}
-        self._names: dict[int, Channel] = {}
-        for channel in store.load_channels(self._file.writer, self._retention):
-            self._channels[channel.name] = self._names[channel.id] = channel
-        self._namespace_floors = store.load_namespace_floors(self._file.writer)
-        self._next_id = max(self._names, default=0) + 1
+        self._channels = Channels(
+            store.load_channels(self._file.writer, retention),
+            store.load_namespace_floors(self._file.writer),
+            retention,
+        )
+        self._revision, self._document_count = store.count_documents(self._file.writer)
+        self._max_documents = max_documents
+        self._debounce = Debounce() if debounce is None else debounce
+        self._debounce.restore(store.load_held(self._file.writer))
+        self._no_release_before = -math.inf
         self._outlets: list[Outlet] = []
         self._publishes: Desk[_Publish] = Desk(most_bytes=QUEUE_BYTES, batch_bytes=BATCH_BYTES)
         self._reads: Desk[Any] = Desk(most_bytes=100_000, batch_bytes=READS_PER_TURN)
@@ -99,19 +112,23 @@ class SQLiteEngine(Engine):
         self._writer_lock = trio.Lock()
         self._trimming = Trimming(
             self._file.writer,
-            retention=self._retention,
+            retention=retention,
             history_bytes=history_bytes,
             idempotency_seconds=idempotency_seconds,
             lock=self._writer_lock,
             limiter=self._writing,
-            channels=self._names,
-            forget=self._forget_channel,
+            channels=self._channels.by_id,
+            forget=self._channels.forget,
         )
         self._fault: str | None = None
 
     @property
     def head(self) -> Position:
         return self._head
+
+    @property
+    def merged(self) -> int:
+        return self._debounce.merged
 
     def attach(self, outlet: Outlet) -> None:
         self._outlets.append(outlet)
@@ -134,25 +151,26 @@ class SQLiteEngine(Engine):
 
     # Publishing.
 
-    async def publish(self, events: Sequence[Event]) -> tuple[Publication, ...]:
+    async def publish(self, events: Sequence[Event]) -> tuple[Accepted, ...]:
         await trio.lowlevel.checkpoint_if_cancelled()
         if not events:
             return ()
         size = sum(len(event.data) + EVENT_OVERHEAD for event in events)
-        publications: tuple[Publication, ...] = await self._publishes.do(_Publish(events), size)
-        return publications
+        accepted: tuple[Accepted, ...] = await self._publishes.do(_Publish(events), size)
+        return accepted
 
     async def _write(self) -> None:
         while True:
-            await self._publishes.wait()
+            # First what was held back when the engine ended; a failed release is tried again later.
+            with trio.move_on_at(max(self._debounce.next_due, self._no_release_before)):
+                await self._publishes.wait()
             # Again after each wait: meanwhile another outlet may have been filled.
             while (full := next((o for o in self._outlets if not o.has_room), None)) is not None:
                 await full.wait_for_room()
             before = self._head.seq
             async with self._writer_lock:
                 orders = self._publishes.take()
-                if orders:
-                    await self._commit(orders)
+                await self._commit(orders)
             size = sum(order.size for order in orders)
             try:
                 await self._trimming.keep_up(self._head.seq - before, size)
@@ -160,110 +178,60 @@ class SQLiteEngine(Engine):
                 self._failed(error)
 
     async def _commit(self, orders: Sequence[Any]) -> None:
-        head = self._head
-        before: dict[str, tuple[int, int]] = {}
-        new: list[Channel] = []
-        seq = head.seq
-        rows: list[store.Row] = []
-        new_records: list[store.Row] = []
-        new_publications: list[Publication] = []
-        results: list[tuple[Publication, ...]] = []
         try:
-            records = await self._find_records(orders)
+            known = await self._look_up(orders)
         except sqlite3.Error as error:
             finish(orders, error=self._failed(error))
             return
-        orders = self._refuse_conflicts(orders, records)
-        for order in orders:
-            publications = []
-            for event in order.job.events:
-                if event.once is not None:
-                    known = records.get(place_of(event.once))
-                    if known is not None:
-                        position = Position(head.epoch, known[1])
-                        publications.append(Publication(event, position, prev=0))
-                        continue
-                    if self._idempotency_seconds:
-                        records[place_of(event.once)] = (event.once.digest, seq + 1)
-                        new_records.append(store.record_of(event.once, seq + 1))
-                seq += 1
-                position = Position(head.epoch, seq)
-                if is_connection_channel(event.channel):
-                    publications.append(Publication(event, position, prev=0))
-                    new_publications.append(publications[-1])
-                    continue
-                channel = self._channels.get(event.channel)
-                if channel is None:
-                    channel = self._add_channel(event.channel)
-                    new.append(channel)
-                before.setdefault(event.channel, (channel.last, channel.count))
-                publication = Publication(event, position, prev=channel.last)
-                channel.last = seq
-                channel.count += 1
-                publications.append(publication)
-                new_publications.append(publication)
-                rows.append(store.row_of(publication, channel.id))
-            results.append(tuple(publications))
-        if not new_publications:
-            finish(orders, results)
-            return
-        try:
-            append = partial(store.append, self._file.writer, rows, new, seq, new_records)
-            await in_thread(self._writing, append)
-        except sqlite3.Error as error:
-            for name, (last, count) in before.items():
-                self._channels[name].last, self._channels[name].count = last, count
-            for channel in new:
-                del self._channels[channel.name], self._names[channel.id]
-            finish(orders, error=self._failed(error))
-            return
-        self._fault = None
-        self._head = Position(head.epoch, seq)
-        self._file.note_head(seq)
-        for name in before:
-            self._trimming.note(self._channels[name])
-        for outlet in self._outlets:
-            outlet.put(new_publications)
-        finish(orders, results)
-
-    async def _find_records(self, orders: Sequence[Any]) -> dict[Place, tuple[bytes, int]]:
-        """Return what was published before under the keys of these orders."""
-        places = [
-            place_of(event.once)
-            for order in orders
-            for event in order.job.events
-            if event.once is not None
-        ]
-        if not places:
-            return {}
-        find = partial(
-            store.find_records, self._file.writer, places, seconds=self._idempotency_seconds
+        batch = Batch(
+            self._channels,
+            self._debounce,
+            known,
+            head=self._head,
+            max_documents=self._max_documents,
+            keep_records=self._idempotency_seconds > 0,
+            now=trio.current_time(),
         )
-        found: dict[Place, tuple[bytes, int]] = await in_thread(self._writing, find)
-        return found
-
-    @staticmethod
-    def _refuse_conflicts(
-        orders: Sequence[Any], records: dict[Place, tuple[bytes, int]]
-    ) -> Sequence[Any]:
-        """Refuse orders whose keys were used for something else; return the others."""
-        digests = {place: digest for place, (digest, _) in records.items()}
-        sound = []
+        batch.release()
+        sound, results = [], []
         for order in orders:
             try:
-                digests |= check_batch(order.job.events, digests)
-            except IdempotencyConflict as conflict:
-                finish([order], error=conflict)
+                results.append(batch.publish(order.job.events))
+            except (IdempotencyConflict, VersionConflict, TooManyDocuments) as refusal:
+                finish([order], error=refusal)
             else:
                 sound.append(order)
-        return sound
+        if batch.is_empty:
+            finish(sound, results)
+            return
+        try:
+            await in_thread(self._writing, store.append, self._file.writer, batch.changes)
+        except sqlite3.Error as error:
+            batch.undo()
+            self._no_release_before = trio.current_time() + RETRY_SECONDS
+            finish(sound, error=self._failed(error))
+            return
+        self._fault = None
+        for channel in batch.settle():
+            self._trimming.note(channel)
+        self._revision, self._document_count = batch.revision, batch.document_count
+        if batch.publications:
+            self._head = batch.publications[-1].position
+            self._file.note_head(self._head.seq)
+            for outlet in self._outlets:
+                outlet.put(batch.publications)
+        finish(sound, results)
 
-    def _add_channel(self, name: str) -> Channel:
-        floor = self._floor_of(namespace_of(name))
-        channel = Channel(self._next_id, name, floor, floor, self._retention.of(name))
-        self._next_id += 1
-        self._channels[name] = self._names[channel.id] = channel
-        return channel
+    async def _look_up(self, orders: Sequence[Any]) -> Known:
+        """Return what the store has of the keys and documents that these orders name."""
+        known = Known(self._revision, self._document_count)
+        events = [event for order in orders for event in order.job.events]
+        places = [place_of(event.once) for event in events if event.once is not None]
+        documents = [document_of(event) for event in events if event.write is not None]
+        if places or documents:
+            find = partial(store.find_known, seconds=self._idempotency_seconds)
+            await in_thread(self._writing, find, self._file.writer, known, places, documents)
+        return known
 
     def _failed(self, error: sqlite3.Error) -> StoreFailed:
         self._fault = f"the event store cannot be used: {error}"
@@ -283,29 +251,31 @@ class SQLiteEngine(Engine):
     ) -> History:
         await trio.lowlevel.checkpoint()
         channels = [
-            (channel.id, channel.name) for channel in self._of(names) if channel.last > after
+            (channel.id, channel.name)
+            for channel in self._channels.covered(names)
+            if channel.last > after
         ]
         below = 2**62 if before is None else before
         asked = Range(channels, after, below, limit, newest)
         publications: list[Publication] = []
         complete = True
         if channels:
-            job = partial(store.read, self._file.reader, asked, self._head.epoch)
+            job = partial(reading.read, self._file.reader, asked, self._head.epoch)
             publications, complete = await self._reads.do(job, 1)
         # Looked at after the events, and raised before any is removed: so nothing goes unseen.
-        floors = {name: self._floor(name) for name in dict.fromkeys(names)}
-        kept = tuple(p for p in publications if p.seq > self._floor(p.event.channel))
+        floors = {name: self._channels.floor(name) for name in dict.fromkeys(names)}
+        kept = tuple(p for p in publications if p.seq > self._channels.floor(p.event.channel))
         return History(kept, floors, self._head, complete)
 
     async def latest(
         self, names: Sequence[str], *, limit: int, limit_bytes: int
     ) -> tuple[Publication, ...] | None:
         await trio.lowlevel.checkpoint()
-        channels = [(channel.id, channel.name) for channel in self._of(names)]
+        channels = [(channel.id, channel.name) for channel in self._channels.covered(names)]
         if not channels:
             return ()
         job = partial(
-            store.read_latest,
+            reading.read_latest,
             self._file.reader,
             channels,
             self._head.epoch,
@@ -315,14 +285,36 @@ class SQLiteEngine(Engine):
         found: list[Publication] | None = await self._reads.do(job, 1)
         return None if found is None else tuple(found)
 
+    async def document(self, channel: str, key: str) -> Document | None:
+        await trio.lowlevel.checkpoint()
+        job = partial(reading.read_document, self._file.reader, channel, key)
+        found: Document | None = await self._reads.do(job, 1)
+        return found
+
+    async def documents(
+        self, channel: str, *, after: str = "", limit: int, limit_bytes: int
+    ) -> Documents:
+        await trio.lowlevel.checkpoint()
+        head = self._head  # Before the documents, which may be newer than it but not older.
+        job = partial(
+            reading.read_documents,
+            self._file.reader,
+            channel,
+            after,
+            limit=limit,
+            limit_bytes=limit_bytes,
+        )
+        found, complete = await self._reads.do(job, 1)
+        return Documents(found, head, complete)
+
     async def check_health(self) -> None:
         await trio.lowlevel.checkpoint()
         if self._fault is None:
             return
         async with self._writer_lock:
-            probe = partial(store.append, self._file.writer, (), (), self._head.seq)
+            nothing = Changes(self._head.seq)
             try:
-                await in_thread(self._writing, probe)
+                await in_thread(self._writing, store.append, self._file.writer, nothing)
             except sqlite3.Error as error:
                 raise self._failed(error) from None
         self._fault = None
@@ -340,36 +332,14 @@ class SQLiteEngine(Engine):
                 else:
                     finish([order], [outcome])
 
-    def _of(self, names: Iterable[str]) -> list[Channel]:
-        """Return the channels that something may be kept of, out of channels and patterns."""
-        if any(is_pattern(name) for name in names):
-            return [
-                channel
-                for channel in self._channels.values()
-                if any(pattern_matches(name, channel.name) for name in names)
-            ]
-        found = (self._channels.get(name) for name in dict.fromkeys(names))
-        return [channel for channel in found if channel is not None]
-
-    def _floor(self, name: str) -> int:
-        if not is_pattern(name):
-            channel = self._channels.get(name)
-            return self._floor_of(namespace_of(name)) if channel is None else channel.floor
-        floors = [c.floor for c in self._channels.values() if pattern_matches(name, c.name)]
-        if name == "*":
-            floors += [f for n, f in self._namespace_floors.items() if not n.startswith("$")]
-        else:
-            floors.append(self._floor_of(namespace_of(name)))
-        return max(floors, default=0)
-
-    def _floor_of(self, namespace: str) -> int:
-        return self._namespace_floors.get(namespace, 0)
-
     # Retention.
 
     async def forget(self, channels: Sequence[str]) -> int:
         await trio.lowlevel.checkpoint()
-        removed = 0
+        try:
+            removed = await self._drop_held(channels)
+        except sqlite3.Error as error:
+            raise self._failed(error) from None
         for name in channels:
             channel = self._channels.get(name)
             if channel is not None:
@@ -378,6 +348,19 @@ class SQLiteEngine(Engine):
                 except sqlite3.Error as error:
                     raise self._failed(error) from None
         return removed
+
+    async def _drop_held(self, channels: Sequence[str]) -> int:
+        async with self._writer_lock:
+            count = self._debounce.forget(channels)
+            changes = Changes(self._head.seq, held=list(self._debounce.changes()))
+            try:
+                if changes.held:
+                    await in_thread(self._writing, store.append, self._file.writer, changes)
+            except sqlite3.Error:
+                self._debounce.undo()
+                raise
+            self._debounce.settle()
+        return count
 
     async def trim(self) -> None:
         await self._trimming.trim()
@@ -389,11 +372,6 @@ class SQLiteEngine(Engine):
             except sqlite3.Error as error:
                 self._failed(error)
             await trio.sleep(RETENTION_SECONDS)
-
-    def _forget_channel(self, channel: Channel) -> None:
-        namespace = namespace_of(channel.name)
-        self._namespace_floors[namespace] = max(self._floor_of(namespace), channel.last)
-        del self._channels[channel.name], self._names[channel.id]
 
 
 def _do_all(jobs: Sequence[Any]) -> list[Any]:

@@ -59,7 +59,22 @@ def _create(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX events_of_key ON events (channel, key, seq)")
 
 
-MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (_create,)
+def _add_documents(db: sqlite3.Connection) -> None:
+    db.execute("ALTER TABLE events ADD COLUMN version INTEGER")
+    db.execute("ALTER TABLE published ADD COLUMN version INTEGER")
+    db.execute(
+        "CREATE TABLE documents (channel TEXT NOT NULL, key TEXT NOT NULL,"
+        " version INTEGER NOT NULL, timestamp TEXT NOT NULL, user TEXT, data BLOB NOT NULL,"
+        " PRIMARY KEY (channel, key))"
+    )
+    db.execute(
+        "CREATE TABLE held (number INTEGER PRIMARY KEY, channel TEXT NOT NULL,"
+        " type TEXT NOT NULL, timestamp TEXT NOT NULL, key TEXT, tags TEXT, user TEXT,"
+        " exclude TEXT, data BLOB NOT NULL, version INTEGER)"
+    )
+
+
+MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (_create, _add_documents)
 """What makes the schema of version n out of that of version n - 1."""
 
 
@@ -185,7 +200,7 @@ def _prepare(db: sqlite3.Connection, path: Path, head: bytes, *, durable: bool) 
         epoch = secrets.token_hex(4)
     values = {
         "epoch": epoch, "head": seq, "inode": inode, "boot": boot, "clean": 0,
-        "durable": int(durable),
+        "durable": int(durable), "revision": meta.get("revision", 0),
     }  # fmt: skip
     db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
     db.execute("COMMIT")

@@ -14,8 +14,9 @@ from typing import Any, Final
 import trio
 
 from triocast.engines.retention import Retention
-from triocast.engines.sqlite import store
-from triocast.engines.sqlite.store import Channel, Removed
+from triocast.engines.sqlite import removing
+from triocast.engines.sqlite.removing import Removed
+from triocast.engines.sqlite.rows import Channel
 from triocast.engines.worker import in_thread
 from triocast.events import namespace_of
 
@@ -29,7 +30,7 @@ _CHANNELS_PER_TURN: Final = 200
 
 
 class Trimming:
-    """Removes events of a store. Whoever writes to it holds ``lock``, and so does this.
+    """Removes events of a removing. Whoever writes to it holds ``lock``, and so does this.
 
     ``channels`` are the engine's, by id; ``forget`` is called for one that nothing is kept of any
     more. All methods raise sqlite3.Error.
@@ -61,7 +62,9 @@ class Trimming:
 
     def note(self, channel: Channel) -> None:
         """Be told that a channel has got more events."""
-        if channel.count > channel.keep.events + max(TRIM_SLACK, channel.keep.events // 10):
+        keep = channel.keep
+        too_many = channel.count > keep.events + max(TRIM_SLACK, keep.events // 10)
+        if too_many or 0 < keep.size < channel.size:
             self._full.add(channel)
 
     async def keep_up(self, published: int, size: int) -> None:
@@ -80,7 +83,7 @@ class Trimming:
 
     async def trim(self) -> None:
         """Remove all that is to go."""
-        self._full.update(c for c in self._channels.values() if c.count > c.keep.events)
+        self._full.update(c for c in self._channels.values() if c.is_full)
         while self._full:
             await self._trim_full()
         if self._retention.by_age:
@@ -102,9 +105,9 @@ class Trimming:
     async def _trim_full(self) -> int:
         channel = next(iter(self._full))
         removed = 0
-        if channel.count > channel.keep.events:
-            removed = await self._step(store.trim_channel, channel, channel.keep.events)
-        if not removed or channel.count <= channel.keep.events:
+        if channel.is_full:
+            removed = await self._step(removing.trim_channel, channel)
+        if not removed or not channel.is_full:
             self._full.discard(channel)
         return removed
 
@@ -112,39 +115,42 @@ class Trimming:
         """Remove what is above its age from these channels."""
         while channels:
             async with self._lock:
-                found = await self._in_thread(store.find_old, channels)
+                found = await self._in_thread(removing.find_old, channels)
             for channel, seq in found:
                 await self._trim_up_to(channel, seq)
             channels = [channel for channel, _ in found]
 
     async def _trim_up_to(self, channel: Channel, seq: int) -> int:
-        return await self._step(store.trim_up_to, channel, seq)
+        return await self._step(removing.trim_up_to, channel, seq)
 
     async def _trim_oldest(self) -> int:
-        return await self._step(store.trim_oldest, self._channels)
+        return await self._step(removing.trim_oldest, self._channels)
 
     async def _trim_records(self) -> bool:
         async with self._lock:
-            trim = partial(store.trim_records, seconds=self._idempotency_seconds)
+            trim = partial(removing.trim_records, seconds=self._idempotency_seconds)
             return bool(await self._in_thread(trim))
 
     async def _is_too_large(self) -> bool:
         async with self._lock:
-            used = await self._in_thread(store.used_bytes)
+            used = await self._in_thread(removing.used_bytes)
         return bool(used > self._history_bytes)
 
     async def _step(self, trim: Callable[..., Removed], *arguments: Any) -> int:
         """Do one transaction that removes events; return how many."""
         async with self._lock:
             removed: Removed = await self._in_thread(trim, *arguments)
-            for channel, count in removed.items():
+            for channel, (count, size) in removed.items():
                 channel.count -= count
+                channel.size -= size
                 if not channel.count:
                     namespace = namespace_of(channel.name)
                     # First for readers, who must not find a channel without a floor.
                     self._forget(channel)
-                    await self._in_thread(store.forget_channel, channel.id, namespace, channel.last)
-        return sum(removed.values())
+                    await self._in_thread(
+                        removing.forget_channel, channel.id, namespace, channel.last
+                    )
+        return sum(count for count, _ in removed.values())
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await in_thread(self._limiter, function, self._db, *arguments)

@@ -1,0 +1,148 @@
+"""What one commit does, worked out before it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from triocast.documents import Document
+from triocast.engines.debounce import Debounce
+from triocast.engines.documents import apply_write, check_writes
+from triocast.engines.documents import place_of as document_of
+from triocast.engines.idempotency import Record, check_batch, fresh, place_of
+from triocast.engines.sqlite.channels import Channels
+from triocast.engines.sqlite.rows import ROW_OVERHEAD, Channel, Row, row_of
+from triocast.engines.sqlite.store import Changes, Known, record_of
+from triocast.events import Accepted, Event, Pending, Position, Publication, is_connection_channel
+
+
+class Batch:
+    """Events that are accepted together.
+
+    Changes what is in memory as it goes; `undo` takes that back if the commit fails. ``known`` is
+    what the store has under the events' idempotency keys and of the documents that they write.
+    """
+
+    def __init__(
+        self,
+        channels: Channels,
+        debounce: Debounce,
+        known: Known,
+        *,
+        head: Position,
+        max_documents: int,
+        keep_records: bool,
+        now: float,
+    ) -> None:
+        self.publications: list[Publication] = []
+        """What gets its place in this commit, in order."""
+        self.seq = head.seq
+        self.revision = known.revision
+        self.document_count = known.document_count
+        self._channels = channels
+        self._debounce = debounce
+        self._known = known
+        self._epoch = head.epoch
+        self._max_documents = max_documents
+        self._keep_records = keep_records
+        self._now = now
+        self._before: dict[str, tuple[int, int, int]] = {}
+        self._new: list[Channel] = []
+        self._rows: list[Row] = []
+        self._records: list[Row] = []
+        self._documents: dict[tuple[str, str], Document | None] = {}
+
+    def publish(self, events: Sequence[Event]) -> tuple[Accepted, ...]:
+        """Accept events, all or none. Raises what stands against it."""
+        digests = {place: record.digest for place, record in self._known.records.items()}
+        check_batch(events, digests)
+        if any(event.write is not None for event in events):
+            room = self._max_documents - self.document_count
+            check_writes(fresh(events, digests), self._known.versions, self.revision, room)
+        return tuple(self._publish(event) for event in events)
+
+    def release(self) -> None:
+        """Accept what was held back and is due."""
+        for event in self._debounce.due(self._now):
+            self._accept(event)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to be kept: all that was published was known."""
+        return not self.publications and not any(self._debounce.changes())
+
+    @property
+    def changes(self) -> Changes:
+        """What is to be written."""
+        return Changes(
+            seq=self.seq,
+            rows=self._rows,
+            channels=self._new,
+            records=self._records,
+            revision=self.revision,
+            documents=self._documents,
+            held=list(self._debounce.changes()),
+        )
+
+    def settle(self) -> list[Channel]:
+        """Be told that it is kept; return the channels that have got more events."""
+        self._debounce.settle()
+        found = [self._channels.get(name) for name in self._before]
+        return [channel for channel in found if channel is not None]
+
+    def undo(self) -> None:
+        """Be told that nothing of it could be kept."""
+        self._debounce.undo()
+        for channel in self._new:
+            self._channels.discard(channel)
+        for name, (last, count, size) in self._before.items():
+            old = self._channels.get(name)
+            if old is not None:
+                old.last, old.count, old.size = last, count, size
+
+    def _publish(self, event: Event) -> Accepted:
+        if event.once is not None:
+            record = self._known.records.get(place_of(event.once))
+            if record is not None:
+                return record.answer(event, self._epoch)
+        if event.write is not None:
+            event = self._write(event)
+        ready = self._debounce.add(event, self._now) if self._debounce.active else (event,)
+        accepted: Accepted = Pending(event)
+        for each in ready:
+            accepted = self._accept(each)
+        if event.once is not None and self._keep_records:
+            seq = accepted.seq if isinstance(accepted, Publication) else 0
+            record = Record(event.once.digest, seq, event.version)
+            self._known.records[place_of(event.once)] = record
+            self._records.append(record_of(event.once, record))
+        return accepted
+
+    def _accept(self, event: Event) -> Publication:
+        self.seq += 1
+        position = Position(self._epoch, self.seq)
+        if is_connection_channel(event.channel):
+            publication = Publication(event, position, prev=0)
+        else:
+            channel = self._channels.get(event.channel)
+            if channel is None:
+                channel = self._channels.add(event.channel)
+                self._new.append(channel)
+            self._before.setdefault(event.channel, (channel.last, channel.count, channel.size))
+            publication = Publication(event, position, prev=channel.last)
+            channel.last = self.seq
+            channel.count += 1
+            channel.size += len(event.data) + ROW_OVERHEAD
+            self._rows.append(row_of(publication, channel.id))
+        self.publications.append(publication)
+        return publication
+
+    def _write(self, event: Event) -> Event:
+        self.revision += 1
+        event, document = apply_write(event, self.revision)
+        place = document_of(event)
+        if not event.channel.startswith("$"):
+            was_there = self._known.versions.get(place, 0) > 0
+            self.document_count += (document is not None) - was_there
+        self._known.versions[place] = 0 if document is None else document.version
+        self._documents[place] = document
+        return event

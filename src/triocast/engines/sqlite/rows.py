@@ -1,0 +1,104 @@
+"""How events stand in a store's tables, and transactions on them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Any, Final
+
+import attrs
+
+from triocast.engines.retention import Keep
+from triocast.events import Event, Position, Publication
+
+ROW_OVERHEAD: Final = 300
+"""Bytes that a kept event counts beyond its data."""
+
+COLUMNS: Final = (
+    "e.seq, e.prev, e.type, e.timestamp, e.key, e.tags, e.user, e.exclude, e.data, e.version"
+)
+
+Row = tuple[Any, ...]
+
+
+@attrs.define(eq=False)
+class Channel:
+    """What is known of a channel that something is kept of.
+
+    ``count`` and ``size``, in bytes, are of its kept events; sizes are known only where retention
+    asks for them.
+    """
+
+    id: int
+    name: str
+    floor: int
+    last: int
+    keep: Keep
+    count: int = 0
+    size: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has more than is to be kept of it."""
+        return self.count > self.keep.events or (0 < self.keep.size < self.size)
+
+
+def row_of(publication: Publication, channel: int) -> Row:
+    """Return an event as its table has it."""
+    fields = fields_of(publication.event)
+    return (publication.seq, channel, publication.prev, *fields)
+
+
+def fields_of(event: Event) -> Row:
+    """Return what tables of events and of held events have alike."""
+    tags = json.dumps(event.tags) if event.tags else None
+    return (
+        event.type, event.timestamp, event.key, tags, event.user, event.exclude, event.data,
+        event.version,
+    )  # fmt: skip
+
+
+def event_of(channel: str, fields: Row) -> Event:
+    """Return the event that `fields_of` was made of."""
+    type, timestamp, key, tags, user, exclude, data, version = fields
+    return Event(
+        type=type,
+        data=data,
+        channel=channel,
+        timestamp=timestamp,
+        key=key,
+        tags=tuple(json.loads(tags)) if tags else (),
+        user=user,
+        exclude=exclude,
+        version=version,
+    )
+
+
+def publication_of(row: Row, channel: str, epoch: str) -> Publication:
+    """Return what `COLUMNS` say of an event of a channel."""
+    return Publication(event_of(channel, row[2:10]), Position(epoch, row[0]), row[1])
+
+
+class Transaction:
+    """All or nothing; nothing where the block raises."""
+
+    def __init__(self, db: sqlite3.Connection, kind: str = "IMMEDIATE") -> None:
+        self._db = db
+        self._kind = kind
+
+    def __enter__(self) -> None:
+        self._db.execute(f"BEGIN {self._kind}")
+
+    def __exit__(self, *exc_info: object) -> None:
+        if exc_info[0] is None:
+            try:
+                self._db.execute("COMMIT")
+                return
+            except sqlite3.Error:
+                self._roll_back()
+                raise
+        self._roll_back()
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:  # SQLite itself rolls back after some errors.
+            self._db.execute("ROLLBACK")
