@@ -435,6 +435,28 @@ class TestRetention:
             }
         assert counts == {"few:a": 2, "few:b": 2, "$all": 1, "plain": 0, "other:a": 3}
 
+    async def test_each_namespace_can_keep_so_many_bytes(self, open_engine):
+        namespaces = {"some": Keep(100, size=10_000), "default": Keep(100)}
+        async with open_engine(namespaces=namespaces) as engine:
+            large = [
+                event(channel, b"%02000d" % n) for n in range(9) for channel in ("some:a", "b")
+            ]
+            await engine.publish([*large, event("some:b", b"1")])
+            await engine.trim()
+            counts = {c: len(await seqs_of(engine, c)) for c in ("some:a", "some:b", "b")}
+            assert counts in (
+                {"some:a": 4, "some:b": 1, "b": 9},
+                {"some:a": 3, "some:b": 1, "b": 9},
+            )
+            history = await engine.history(["some:a"], after=0, limit=99)
+            assert history.floors["some:a"] == history.publications[0].prev
+            await engine.publish([event("some:b", b"%08000d" % n) for n in (1, 2)])
+            await engine.trim()
+            assert await seqs_of(engine, "some:b") == [21]
+            await engine.publish([event("some:b", b"%011000d" % 1)])
+            await engine.trim()
+            assert await seqs_of(engine, "some:b") == []
+
     async def test_what_is_too_old_goes_and_is_a_gap(self, open_engine, monkeypatch):
         now = [1_800_000_000]
         monkeypatch.setattr(time, "time_ns", lambda: now[0] * 10**9)

@@ -5,6 +5,7 @@ import sqlite3
 import attrs
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from triocast.documents import Write
 from triocast.engines.debounce import Debounce
@@ -79,6 +80,7 @@ async def test_the_last_is_accepted_when_the_window_ends(open_engine, outlet):
     async with open_engine(debounce=Debounce(SHORT)) as engine:
         engine.attach(outlet)
         other = event(9, channel="b", key=None)
+        await wait_all_tasks_blocked()  # so that it has to be woken for what is held
         await engine.publish([event(1), event(2), other, event(3)])
         with trio.fail_after(5):
             await outlet.wait_for(3)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from triocast.engines.retention import Keep
 from triocast.engines.sqlite import SQLiteEngine, file, reading, removing, store
 from triocast.engines.sqlite.engine import StoreFailed
 from triocast.errors import IdempotencyConflict, Unavailable
@@ -59,6 +60,16 @@ async def test_everything_is_there_again(path):
         assert (publication.seq, publication.prev) == (8, 5)
         with pytest.raises(IdempotencyConflict):
             await engine.publish([event("c", once=Once("ann", "k", 0, b"2"))])
+
+
+async def test_what_was_kept_before_counts_in_bytes(path):
+    bounds = {"namespaces": {"default": Keep(100, size=10_000)}}
+    await publish(path, *[event(data=b"%04000d" % n) for n in range(2)], **bounds)
+    async with opened(path, **bounds) as engine:
+        assert await seqs_of(engine, "a") == [1, 2]
+        await engine.publish([event(data=b"%04000d" % 3)])
+        await engine.trim()
+        assert await seqs_of(engine, "a") == [2, 3]
 
 
 async def test_a_forgotten_channel_keeps_its_floor(path):

@@ -96,6 +96,8 @@ def test_a_namespace_may_leave_all_at_their_defaults(load, options):
 names = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True) | st.sampled_from(["$all", "default"])
 VALUES = {
     "compress": st.booleans(),
+    "debounce_ms": st.none() | st.integers(0, 86_400_000),
+    "history_bytes": st.none() | st.integers(1, 10**12),
     "history_events": st.none() | st.integers(0, 10**9),
     "history_seconds": st.none() | st.floats(0, 10**6),
 }

@@ -12,7 +12,7 @@ from triocast.events import BROADCAST, Position, parse_channel, user_channel
 from triocast.web.answers import Answer, json_answer
 from triocast.web.call import Fields
 from triocast.web.current import admin_grant, current_call, current_node, grant_of
-from triocast.web.subscribing import read_channels, read_filter
+from triocast.web.subscribing import read_channels, read_filter, read_limit
 from triocast.wire import cursor, envelope, json
 from triocast.wire.start import parse_cursor
 
@@ -48,7 +48,7 @@ async def history() -> Response:
         names,
         after=0 if after is None else after,
         before=before,
-        limit=_read_limit(query),
+        limit=read_limit(query, usual=USUAL_EVENTS, most=MOST_EVENTS),
         newest=after is None,
     )
     seqs = [publication.seq for publication in found.publications]
@@ -97,11 +97,3 @@ def _read_position(query: Fields, name: str, head: Position) -> int | None:
     if position is None or position.epoch != head.epoch:
         raise InvalidCursor(f"{name} is of another store: begin anew without it")
     return position.seq
-
-
-def _read_limit(query: Fields) -> int:
-    text = query.get("limit", str(USUAL_EVENTS))
-    assert text is not None
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_EVENTS):
-        raise BadRequest(f"limit is a number from 1 to {MOST_EVENTS}")
-    return int(text)

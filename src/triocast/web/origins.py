@@ -17,8 +17,10 @@ from triocast.web.answers import Answer
 from triocast.web.call import Call
 from triocast.web.current import current_call
 
-ALLOWED_METHODS = "GET, POST"
-ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+ALLOWED_METHODS = "DELETE, GET, POST, PUT"
+ALLOWED_HEADERS = (
+    "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID"
+)
 PREFLIGHT_SECONDS = 600
 
 
@@ -79,7 +81,7 @@ class Origins:
         headers = [("vary", "Origin")]
         if self._lists(origin):
             headers.append(("access-control-allow-origin", origin))
-            headers.append(("access-control-expose-headers", "Retry-After"))
+            headers.append(("access-control-expose-headers", "ETag, Retry-After"))
             if "*" not in self._allowed:
                 headers.append(("access-control-allow-credentials", "true"))
         return headers

@@ -120,10 +120,10 @@ async def _publish(
         return json_answer(progress.as_dict(), status)
     if content_type != "application/json" and not content_type.endswith("+json"):
         raise WrongContentType("send application/json or application/x-ndjson")
-    text = await _read(body, node.settings.handshake_seconds)
+    text = await read_text(body, node.settings.handshake_seconds)
     json.check(text, max_depth=node.settings.max_json_depth)
     if text.lstrip()[:1] != b"[":
-        event = _event(node, grant, json.decode(one, text), _key_of(call))
+        event = _event(node, grant, json.decode(one, text), idempotency_of(call))
         subscribers = node.hub.count(event.channel)
         (accepted,) = await node.publisher.publish([event])
         await node.hub.take_turn()  # The reply can wait; those who listen should not.
@@ -132,7 +132,7 @@ async def _publish(
     if len(messages) > MOST_EVENTS:
         raise TooLarge(f"an array has at most {MOST_EVENTS} events; send NDJSON for more")
     events = []
-    key = _key_of(call)
+    key = idempotency_of(call)
     for index, message in enumerate(messages):
         once = None if key is None else Idempotency(key.key, index, text)
         try:
@@ -159,7 +159,8 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
 """By path: to everybody or a channel, and to a user, a connection or a channel."""
 
 
-async def _read(body: RequestBody, seconds: float) -> bytes:
+async def read_text(body: RequestBody, seconds: float) -> bytes:
+    """Return a body whole. Raises TooLarge, Timeout, BadRequest where there is nothing in it."""
     try:
         with trio.fail_after(seconds):
             text = await body
@@ -168,11 +169,11 @@ async def _read(body: RequestBody, seconds: float) -> bytes:
     except trio.TooSlowError:
         raise Timeout("the body did not come in time") from None
     if not text.strip():
-        raise BadRequest('the body is empty; send an event: {"type": …, "data": …}')
+        raise BadRequest("the body is empty; send JSON")
     return text
 
 
-def _key_of(call: Call) -> Idempotency | None:
+def idempotency_of(call: Call) -> Idempotency | None:
     """Return what the header ``Idempotency-Key`` says of the whole request."""
     key = call.headers.get("Idempotency-Key")
     return None if key is None else Idempotency(parse_idempotency_key(key))

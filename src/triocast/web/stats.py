@@ -31,6 +31,7 @@ async def stats() -> Response:
             "delivered": hub.stats.delivered,
             "batches": hub.stats.batches,
             "inbox_bytes": hub.stats.inbox_bytes,
+            "merged": node.engine.merged,
             "epoch": node.engine.head.epoch,
             "seq": node.engine.head.seq,
             "ended": dict(connections.ended),

@@ -34,6 +34,16 @@ def read_filter(query: Fields) -> Filter:
     return make_filter(types, parse_tags(query.all("tag")))
 
 
+def read_limit(query: Fields, *, usual: int, most: int) -> int:
+    """Return how many entries a page has at the most. Raises BadRequest."""
+    text = query.get("limit")
+    if text is None:
+        return usual
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= most):
+        raise BadRequest(f"limit is a number from 1 to {most}")
+    return int(text)
+
+
 def read_start(query: Fields) -> Start | None:
     """Return where the client begins; None is now. Raises InvalidCursor or BadRequest."""
     last = query.get("last")

@@ -20,6 +20,10 @@ _LONG_NUMBER = re.compile(rb"(?<![0-9])[0-9]{%d}" % (LONGEST_NUMBER + 1))
 _BRACKET = re.compile(rb"[\[{\]}]")
 
 
+RAW: Final = msgspec.json.Decoder(msgspec.Raw)
+"""Any JSON value, as it is written."""
+
+
 def check(text: bytes, *, max_depth: int) -> None:
     """Raise InvalidJSON if the text is not UTF-8, nests deeper than ``max_depth``, or has a number
     that common parsers refuse.
