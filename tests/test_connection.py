@@ -62,12 +62,16 @@ async def start(nursery, connections, over):
     return start
 
 
+def publication(seq, data=b"null", channel="x"):
+    event = Event("t", data, channel, "2026-01-01T00:00:00.000Z")
+    return Publication(event, Position("e", seq), 0)
+
+
 def publish(hub, count=1, *, size=2, channel="x"):
     """Publish events whose data is one JSON text of ``size`` bytes each."""
     for _ in range(count):
-        position = Position("e", hub.accepted.seq + 1)
-        data = b'"%s"' % (b"%d" % (position.seq % 10) * (size - 2))
-        hub.put([Publication(Event("t", data, channel, "2026-01-01T00:00:00.000Z"), position, 0)])
+        seq = hub.accepted.seq + 1
+        hub.put([publication(seq, b'"%s"' % (b"%d" % (seq % 10) * (size - 2)), channel)])
 
 
 def assert_nothing_is_left(hub, connections, reason):
@@ -392,7 +396,7 @@ async def test_a_frame_broken_by_the_bound_itself_is_finished_before_the_farewel
     class Flooded(SSEConnection):
         def _opened(self):
             super()._opened()
-            self.deliver(b"".join(frames), frames, [1, 2])
+            self.deliver(b"".join(frames), frames, [publication(1), publication(2)])
 
     connection = start(link, chunked=True, kind=Flooded)
     with trio.fail_after(30):
@@ -423,7 +427,7 @@ async def test_nothing_is_written_after_the_end(hub, connections, start, sockets
     await wait_all_tasks_blocked()
     publish(hub)
     connection.end(EndReason.SHUTDOWN)  # before the hub's turn
-    connection.deliver(b"LATE", [b"LATE"], [2])
+    connection.deliver(b"LATE", [b"LATE"], [publication(2)])
     connection.push(b"LATE")
     publish(hub)
     with trio.fail_after(5):

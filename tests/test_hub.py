@@ -44,9 +44,13 @@ class Listener(Subscriber):
     on_delivery: Callable[[], None] = lambda: None
 
     def deliver(
-        self, joined: object, frames: Sequence[tuple[int, str]], seqs: Sequence[int]
+        self,
+        joined: object,
+        frames: Sequence[tuple[int, str]],
+        publications: Sequence[Publication],
     ) -> None:
         assert joined == (frames[0] if len(frames) == 1 else tuple(frames))
+        seqs = [publication.seq for publication in publications]
         assert [number for number, _ in frames] == seqs
         self.got += (number for number, _ in frames)
         self.seqs.append(seqs[-1])

@@ -49,11 +49,11 @@ class Listener(Subscriber):
         self.wrong = []
         self.on_delivery = None
 
-    def deliver(self, joined, frames, seqs):
+    def deliver(self, joined, frames, publications):
         self.calls += 1
         self.got += frames
-        if [publication.seq for publication in frames] != seqs:
-            self.wrong.append(f"told {seqs} with {frames}")
+        if frames != publications:
+            self.wrong.append(f"told {publications} with {frames}")
         if joined != (frames[0] if len(frames) == 1 else tuple(frames)):
             self.wrong.append("what is joined is not the frames")
         if self.on_delivery is not None:

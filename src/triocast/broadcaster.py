@@ -129,7 +129,9 @@ class EventStream(Subscriber):
         # Unbounded in number because `deliver` bounds it in bytes.
         self._outbox, self._inbox = trio.open_memory_channel[Event](math.inf)
 
-    def deliver(self, joined: object, frames: Sequence[Event], seqs: Sequence[int]) -> None:
+    def deliver(
+        self, joined: object, frames: Sequence[Event], publications: Sequence[Publication]
+    ) -> None:
         """Take events from the hub."""
         if self._too_slow:
             return

@@ -3,16 +3,17 @@
 A connection is a nursery that owns three tasks: *receive* (the body of the nursery), *heartbeat*
 and *send*. The hub gives it frames by `Connection.deliver`: over a taken-over socket with nothing
 queued they are written to the socket right there; otherwise, and for whatever the kernel does not
-take, they go to the outbox, the end of a memory channel that the send task empties. Both are made
-when they are needed first, which for most clients is never. The channel has no bound of its own:
-the outbox is bounded in bytes, and a connection at the bound ends.
+take, they go to the `Outbox`, which the send task empties. Both are made when they are needed
+first, which for most clients is never. The outbox is bounded in bytes, and at the bound does what
+an event's namespace has as its policy.
 
 A connection ends for exactly one reason, given by the first call of `Connection.end`. In that same
 step it leaves the hub; its socket is closed after that, so that nothing can be written to a
 descriptor that meanwhile is somebody else's.
 
 A client that gets a backlog (see `resume`) *holds* from the moment it subscribes: what the hub
-gives it waits until the backlog is out, and then follows in the order of ``seq``.
+gives it waits in an outbox of its own until the backlog is out, and then follows in the order of
+``seq``.
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ from __future__ import annotations
 import logging
 import math
 import random
+import sys
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import trio
 
 from triocast.errors import EndReason, TriocastError
-from triocast.events import Position
-from triocast.held import Held
+from triocast.events import Position, Publication
 from triocast.hub import Hub
 from triocast.link import Link
+from triocast.outbox import Entry, Frame, Loss, Outbox, rest_of
 from triocast.resume import Backlog, Gap, Page, open_backlog
 from triocast.subscriptions import EVERYTHING, Encoder, Filter, Subscriber, WriteNow
 from triocast.wire.start import Start
@@ -49,6 +51,9 @@ JOIN_BYTES: Final = 65_536
 FAREWELL_SECONDS: Final = 2.0
 """How long an ended connection may take to send what is left and say goodbye."""
 
+_PROTOCOL: Final = (None,)
+"""The publications of one frame that is of no event."""
+
 _EARLIEST_HEARTBEAT: Final = 0.3
 """The first heartbeat comes after this part of the interval or later, so that they spread."""
 
@@ -65,16 +70,14 @@ class Connection(Subscriber):
         "__weakref__",
         "_connections",
         "_direct",
+        "_filled",
         "_filter",
         "_heartbeat_seconds",
         "_held",
         "_hub",
-        "_inbox",
         "_link",
         "_nursery",
         "_outbox",
-        "_outbox_bound",
-        "_queued",
         "_scope",
         "_sent",
         "_write_now",
@@ -103,7 +106,8 @@ class Connection(Subscriber):
         self.address = address
         self.reason: EndReason | None = None
         self.seq = 0
-        """Up to here everything that is for this client has been given to its link."""
+        """Up to here everything that is for this client has been given to its link or queued, or
+        it is told behind what is queued that it was lost."""
         self.retry_ms = 0
         """When a client that is sent away should come back; 0 leaves it to the transport."""
         self.preface = b""
@@ -116,20 +120,18 @@ class Connection(Subscriber):
         self._link: Link
         self._write_now: Callable[[bytes], int] | None = None
         self._direct = False
-        self._queued = 0
-        self._held: Held | None = None
+        self._held: Outbox | None = None
         self._sent: trio.Event | None = None  # While somebody waits for an empty outbox.
-        self._outbox_bound = connections.outbox_bytes
         self._heartbeat_seconds = connections.heartbeat_seconds
-        self._outbox: trio.MemorySendChannel[bytes | memoryview] | None = None
-        self._inbox: trio.MemoryReceiveChannel[bytes | memoryview]
+        self._outbox: Outbox | None = None
+        self._filled: trio.Event  # Something is in the outbox.
         self._nursery: trio.Nursery
         self._scope: trio.CancelScope | None = None
 
     @property
     def queued_bytes(self) -> int:
         """Bytes that wait in the outbox."""
-        return self._queued
+        return 0 if self._outbox is None else self._outbox.bytes
 
     @property
     def taken_over(self) -> bool:
@@ -218,40 +220,45 @@ class Connection(Subscriber):
 
     # Frames to the client.
 
-    def deliver(self, joined: bytes, frames: Sequence[bytes], seqs: Sequence[int]) -> None:
+    def deliver(
+        self, joined: bytes, frames: Sequence[bytes], publications: Sequence[Publication]
+    ) -> None:
         """Take frames from the hub; write them now, queue or hold them. Never blocks or raises."""
         if self._held is None:
-            self._give(joined, frames, len(frames), seqs[-1])
-        elif self.reason is None:
-            self._held.add(frames, seqs)
-            if self._held.bytes > self._outbox_bound:
-                self.end(EndReason.SLOW_CONSUMER)
+            self._give(joined, frames, publications, len(frames), publications[-1].seq)
+        else:
+            self._put(self._held, frames, publications)
 
     def push(self, frame: bytes) -> None:
         """Send a frame of the protocol itself: a reply, a heartbeat, a pong."""
         if self.preface:
             # A view, as what is left of a frame is: it goes out whatever becomes of the rest.
             opening, self.preface = self.preface + frame, b""
-            self._give(opening, [memoryview(opening)], 0, self.seq)
+            self._give(opening, [memoryview(opening)], _PROTOCOL, 0, self.seq)
         else:
-            self._give(frame, [frame], 0, self.seq)
+            self._give(frame, [frame], _PROTOCOL, 0, self.seq)
 
     def _give(
-        self, joined: bytes, frames: Sequence[bytes | memoryview], count: int, seq: int
+        self,
+        joined: bytes,
+        frames: Sequence[Frame],
+        publications: Sequence[Publication | None],
+        count: int,
+        seq: int,
     ) -> None:
         write_now = self.claim(len(joined), count, seq)
         if write_now is None:
             self.seq = seq
             self.events += count
-            self._queue(frames)
+            self._queue(frames, publications)
             return
         try:
             sent = write_now(joined)
         except OSError as error:
-            self.catch_up(frames, len(joined), 0, error)
+            self.catch_up(frames, publications, len(joined), 0, error)
         else:
             if sent != len(joined):
-                self.catch_up(frames, len(joined), sent)
+                self.catch_up(frames, publications, len(joined), sent)
 
     def claim(self, size: int, count: int, seq: int) -> WriteNow | None:
         if not self._direct:
@@ -263,7 +270,8 @@ class Connection(Subscriber):
 
     def catch_up(
         self,
-        frames: Sequence[bytes | memoryview],
+        frames: Sequence[Frame],
+        publications: Sequence[Publication | None],
         size: int,
         sent: int,
         error: OSError | None = None,
@@ -272,54 +280,72 @@ class Connection(Subscriber):
         if error is not None and not isinstance(error, BlockingIOError):
             self.end(EndReason.PEER_LOST)
         else:
-            self._queue(_rest(frames, sent))
+            self._queue(*rest_of(frames, publications, sent))
 
-    def _queue(self, frames: Sequence[bytes | memoryview]) -> None:
+    def _queue(self, frames: Sequence[Frame], publications: Sequence[Publication | None]) -> None:
         if self.reason is not None:
             return
         self._direct = False
         if self._outbox is None:
-            # Unbounded in number because it is bounded in bytes, below.
-            self._outbox, self._inbox = trio.open_memory_channel[bytes | memoryview](math.inf)
-            self._nursery.start_soon(self._send)
-        for frame in frames:
-            self._queued += len(frame)
-            self._outbox.send_nowait(frame)
-        if self._queued > self._outbox_bound:
-            self.end(EndReason.SLOW_CONSUMER)
+            self._outbox = self._new_outbox()
+            self._filled = trio.Event()
+            self._nursery.start_soon(self._send, self._outbox)
+        before = self._outbox.removed
+        self._put(self._outbox, frames, publications)
+        self.events -= self._outbox.removed - before
+        self._filled.set()
 
-    async def _send(self) -> None:
+    def _put(
+        self,
+        outbox: Outbox,
+        frames: Sequence[Frame],
+        publications: Sequence[Publication | None],
+    ) -> None:
+        """Put events into an outbox; end the connection where its policies say so."""
+        for frame, publication in zip(frames, publications, strict=True):
+            if self.reason is not None:
+                return
+            if not outbox.put(frame, publication):
+                self._connections.overflow.acts["disconnected"] += 1
+                self.end(EndReason.SLOW_CONSUMER)
+
+    def _new_outbox(self) -> Outbox:
+        return Outbox(self._connections.overflow, self._connections.outbox_bytes)
+
+    async def _send(self, outbox: Outbox) -> None:
         """Empty the outbox into the link, up to `JOIN_BYTES` at a time.
 
         A client that takes longer than a heartbeat for such a write is let go; it resumes.
         """
-        async for first in self._inbox:
-            frames: list[bytes | memoryview] = [first]
-            size = len(first)
-            while size < JOIN_BYTES:
-                try:
-                    frame = self._inbox.receive_nowait()
-                except trio.WouldBlock:
-                    break
-                frames.append(frame)
-                size += len(frame)
+        while True:
+            if not outbox:
+                self._filled = trio.Event()
+                await self._filled.wait()
+            frames = [self._frame(entry) for entry in outbox.take(JOIN_BYTES)]
             with trio.move_on_after(self._heartbeat_seconds) as patience:
                 await self._link.send(frames)
             if patience.cancelled_caught:
                 self.end(EndReason.SLOW_CONSUMER)
                 return
-            self.bytes += size
-            self._queued -= size
-            if not self._queued:
-                self._direct = self._write_now is not None and self._held is None
+            self.bytes += sum(map(len, frames))
+            outbox.written()
+            if not outbox.bytes:
+                self._write_directly()
                 if self._sent is not None:
                     self._sent.set()
+
+    def _frame(self, entry: Entry | Loss) -> Frame:
+        return entry.frame if isinstance(entry, Entry) else self._gap_frame(entry.gap(entry.last))
+
+    def _write_directly(self) -> None:
+        """Let the hub write again, now that nothing is queued or held."""
+        self._direct = self._write_now is not None and self._held is None and self.reason is None
 
     # What the client gets before what is live.
 
     def _hold(self) -> None:
         """Hold what the hub gives from now on; to be called before subscribing."""
-        self._held = Held()
+        self._held = self._new_outbox()
         self._direct = False
 
     def _backlog(
@@ -341,12 +367,13 @@ class Connection(Subscriber):
         while (page := await self._read(backlog)) is not None:
             for gap in page.gaps:
                 self.push(self._gap_frame(gap))
-            frames = {p.seq: self.encoder.encode(p) for p in page.publications}
-            await self._give_in_order(held.take(page.seq) | frames)
-        while held.frames:
-            await self._give_in_order(held.take(math.inf))
+            missed = [Entry(self.encoder.encode(p), p) for p in page.publications]
+            await self._give_in_order([*held.take_until(page.seq), *missed], all_is_read=False)
+        while held:
+            await self._give_in_order(held.take_until(math.inf), all_is_read=True)
         self._held = None
-        self._direct = self._write_now is not None and not self._queued
+        if not self.queued_bytes:
+            self._write_directly()
         self.seq = max(self.seq, backlog.live.seq)
 
     async def _read(self, backlog: Backlog) -> Page | None:
@@ -358,19 +385,26 @@ class Connection(Subscriber):
         await trio.sleep_forever()  # for the cancellation that has begun
         raise AssertionError
 
-    async def _give_in_order(self, frames: dict[int, bytes]) -> None:
-        # Of the outbox a part is left free for what is live.
-        most = min(JOIN_BYTES, self._outbox_bound // 2)
-        for seq in sorted(frames):
-            frame = frames[seq]
-            if self._queued and self._queued + len(frame) > most:
+    async def _give_in_order(self, entries: Iterable[Entry | Loss], *, all_is_read: bool) -> None:
+        # What is both held and read comes once; of the outbox a part is left free for what is live.
+        unique = {(entry.seq, isinstance(entry, Entry)): entry for entry in entries}
+        most = min(JOIN_BYTES, self._connections.outbox_bytes // 2)
+        for _, entry in sorted(unique.items()):
+            if isinstance(entry, Entry):
+                frame, publication, seq = entry.frame, entry.publication, entry.seq
+            else:
+                # As long as other channels are read, the cursor must not pass over their events.
+                resume_at = entry.last if all_is_read else entry.start
+                frame, publication = self._gap_frame(entry.gap(resume_at)), None
+                seq = resume_at.seq
+            if self.queued_bytes and self.queued_bytes + len(frame) > most:
                 self._sent = trio.Event()
                 await self._sent.wait()
                 self._sent = None
                 self._progressed()
             self.seq = seq
-            self.events += 1
-            self._queue([frame])
+            self.events += publication is not None
+            self._queue([frame], [publication])
 
     def _progressed(self) -> None:
         """Be told that a client that is busy with its backlog took some of it."""
@@ -384,7 +418,9 @@ class Connection(Subscriber):
 
     async def _part(self, reason: EndReason) -> None:
         """Send what is left, say goodbye, and close. The caller owns the deadline."""
-        left = self._take_queued()
+        left: list[Frame] = []
+        if self._outbox is not None:
+            left = [self._frame(entry) for entry in self._outbox.take(sys.maxsize)]
         if reason is EndReason.SLOW_CONSUMER:
             # It resumes by its cursor. A frame that is half written (a memoryview) is finished, as
             # is the response's head, or the farewell would be read as a part of it.
@@ -401,20 +437,6 @@ class Connection(Subscriber):
             log.exception("the farewell of connection %s failed", self.id)
         finally:
             self._link.close()
-
-    def _take_queued(self) -> list[bytes | memoryview]:
-        """Close the outbox, and return what nobody sent."""
-        if self._outbox is None:
-            return []
-        self._outbox.close()
-        queued: list[bytes | memoryview] = []
-        while True:
-            try:
-                queued.append(self._inbox.receive_nowait())
-            except (trio.WouldBlock, trio.EndOfChannel):
-                break
-        self._inbox.close()
-        return queued
 
     # The access log: never the query, it may hold a token.
 
@@ -440,14 +462,3 @@ class Connection(Subscriber):
             self.bytes,
             self.events,
         )
-
-
-def _rest(frames: Sequence[bytes | memoryview], sent: int) -> list[bytes | memoryview]:
-    """Return what is left of frames of which the first ``sent`` bytes are gone."""
-    if not sent:
-        return list(frames)
-    for index, frame in enumerate(frames):
-        if sent < len(frame):
-            return [memoryview(frame)[sent:], *frames[index + 1 :]]
-        sent -= len(frame)
-    return []

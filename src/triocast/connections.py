@@ -14,6 +14,8 @@ from triocast.connection import Connection
 from triocast.engines import Engine
 from triocast.errors import EndReason, ShuttingDown, TooManyConnections
 from triocast.hub import Hub
+from triocast.outbox import Overflow
+from triocast.settings import Namespaces
 
 RETRY_MS: Final = 2_000
 """When a client whose stream ended comes back, about; each gets its own time around it."""
@@ -40,11 +42,13 @@ class Connections:
         most: int,
         outbox_bytes: int,
         heartbeat_seconds: float,
+        namespaces: Namespaces | None = None,
     ) -> None:
         self.engine = engine
         self.hub = hub
         self.most = most
         self.outbox_bytes = outbox_bytes
+        self.overflow = Overflow(Namespaces() if namespaces is None else namespaces)
         self.heartbeat_seconds = heartbeat_seconds
         self.live: set[Connection] = set()
         # Weak, because a handshake can end without its connection ever running.

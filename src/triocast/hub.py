@@ -58,9 +58,25 @@ class _Delivery:
 
     members: Members
     frames: list[Any]
-    seqs: list[int]
+    publications: list[Publication]
+    first: int
+    last: int
     excluded: str | None
     joined: Any
+
+
+def _delivery(
+    members: Members, encoder: Encoder, frames: list[Any], publications: list[Publication]
+) -> _Delivery:
+    return _Delivery(
+        members,
+        frames,
+        publications,
+        first=publications[0].seq,
+        last=publications[-1].seq,
+        excluded=publications[0].event.exclude,
+        joined=frames[0] if len(frames) == 1 else encoder.join(frames),
+    )
 
 
 @attrs.define
@@ -261,38 +277,35 @@ class Hub:
                 and batch[end].event.exclude == event.exclude
             ):
                 end += 1
-            yield from self._run_deliveries(batch[start:end], event.exclude)
+            yield from self._run_deliveries(batch[start:end])
             start = end
 
-    def _run_deliveries(self, run: list[Publication], excluded: str | None) -> Iterable[_Delivery]:
+    def _run_deliveries(self, run: list[Publication]) -> Iterable[_Delivery]:
         channel = run[0].event.channel
         encoded: dict[Encoder, list[Any]] = {}
         if is_connection_channel(channel):
             members = self._subscriptions.of_connection(channel)
             for subscriber in members:
-                frames = [subscriber.encoder.encode(p) for p in run]
-                joined = frames[0] if len(frames) == 1 else subscriber.encoder.join(frames)
-                yield _Delivery(members, frames, [p.seq for p in run], excluded, joined)
+                encoder = subscriber.encoder
+                yield _delivery(members, encoder, [encoder.encode(p) for p in run], run)
             return
         for audience in self._subscriptions.audiences(channel):
             for group, members in audience.items():
                 encoder = group.encoder
                 if encoder not in encoded:
                     encoded[encoder] = [encoder.encode(p) for p in run]
-                frames = encoded[encoder]
-                seqs = [p.seq for p in run]
+                frames, publications = encoded[encoder], run
                 if group.filter is not EVERYTHING:
                     chosen = [i for i, p in enumerate(run) if group.filter.passes(p)]
                     if not chosen:
                         continue
                     frames = [frames[i] for i in chosen]
-                    seqs = [seqs[i] for i in chosen]
-                joined = frames[0] if len(frames) == 1 else encoder.join(frames)
-                yield _Delivery(members, frames, seqs, excluded, joined)
+                    publications = [run[i] for i in chosen]
+                yield _delivery(members, encoder, frames, publications)
 
     async def _write_shared(self, delivery: _Delivery) -> None:
         """Give one group's frames to its members: the common case, and the fast one."""
-        members, first = delivery.members, delivery.seqs[0]
+        members, first = delivery.members, delivery.first
         waiting = [subscriber for subscriber, live in members.items() if live < first]
         late = [subscriber for subscriber, live in members.items() if live >= first]
         slices = _Slices()
@@ -321,7 +334,7 @@ class Hub:
         """
         joined, frames = delivery.joined, delivery.frames
         size = len(joined) if isinstance(joined, bytes) else 0
-        count, last = len(frames), delivery.seqs[-1]
+        count, last = len(frames), delivery.last
         direct, others = [], []
         for subscriber in subscribers:
             write_now = subscriber.claim(size, count, last)
@@ -333,15 +346,15 @@ class Hub:
             try:
                 sent = write_now(joined)
             except OSError as error:
-                subscriber.catch_up(frames, size, 0, error)
+                subscriber.catch_up(frames, delivery.publications, size, 0, error)
             else:
                 if sent != size:
-                    subscriber.catch_up(frames, size, sent)
+                    subscriber.catch_up(frames, delivery.publications, size, sent)
         written = len(direct)
-        members, first = delivery.members, delivery.seqs[0]
+        members, first = delivery.members, delivery.first
         for subscriber in others:
             if members.get(subscriber, first) < first:
-                subscriber.deliver(joined, frames, delivery.seqs)
+                subscriber.deliver(joined, frames, delivery.publications)
                 written += 1
         return written * count
 
@@ -367,35 +380,35 @@ class Hub:
             live = delivery.members.get(subscriber)
             if live is None or subscriber.id == delivery.excluded:
                 continue
-            first = delivery.seqs[0]
-            if live >= first or last >= first:
+            if live >= delivery.first or last >= delivery.first:
                 return self._give_some(subscriber, deliveries)
-            last = delivery.seqs[-1]
+            last = delivery.last
             chosen.append(delivery)
         if not chosen:
             return 0
         if len(chosen) == 1:
-            frames, seqs, joined = chosen[0].frames, chosen[0].seqs, chosen[0].joined
+            frames, joined = chosen[0].frames, chosen[0].joined
+            publications = chosen[0].publications
         else:
             frames = [frame for delivery in chosen for frame in delivery.frames]
-            seqs = [seq for delivery in chosen for seq in delivery.seqs]
+            publications = [each for delivery in chosen for each in delivery.publications]
             joined = subscriber.encoder.join(frames)
-        subscriber.deliver(joined, frames, seqs)
+        subscriber.deliver(joined, frames, publications)
         return len(frames)
 
     def _give_some(self, subscriber: Subscriber, deliveries: list[_Delivery]) -> int:
         """The same where deliveries overlap, or hold events from before a subscription."""
-        frames: dict[int, Any] = {}
+        found: dict[int, tuple[Any, Publication]] = {}
         for delivery in deliveries:
             live = delivery.members.get(subscriber)
             if live is None or subscriber.id == delivery.excluded:
                 continue
-            for seq, frame in zip(delivery.seqs, delivery.frames, strict=True):
-                if seq > live:
-                    frames[seq] = frame
-        if frames:
-            seqs = sorted(frames)
-            ordered = [frames[seq] for seq in seqs]
-            joined = ordered[0] if len(ordered) == 1 else subscriber.encoder.join(ordered)
-            subscriber.deliver(joined, ordered, seqs)
-        return len(frames)
+            for frame, publication in zip(delivery.frames, delivery.publications, strict=True):
+                if publication.seq > live:
+                    found[publication.seq] = frame, publication
+        if found:
+            ordered = [found[seq] for seq in sorted(found)]
+            frames = [frame for frame, _ in ordered]
+            joined = frames[0] if len(frames) == 1 else subscriber.encoder.join(frames)
+            subscriber.deliver(joined, frames, [publication for _, publication in ordered])
+        return len(found)

@@ -88,6 +88,7 @@ def build_node(settings: Settings) -> Node:
             most=settings.max_connections,
             outbox_bytes=settings.outbox_bytes,
             heartbeat_seconds=settings.heartbeat_seconds,
+            namespaces=settings.namespaces,
         ),
         authenticator=Authenticator(
             token_key=settings.token_key,

@@ -79,8 +79,10 @@ class Subscriber(ABC):
     encoder: Encoder
 
     @abstractmethod
-    def deliver(self, joined: Any, frames: Sequence[Any], seqs: Sequence[int]) -> None:
-        """Take frames in order; ``joined`` is all of them in one, ``seqs`` has that of each.
+    def deliver(
+        self, joined: Any, frames: Sequence[Any], publications: Sequence[Publication]
+    ) -> None:
+        """Take frames in order; ``joined`` is all of them in one, ``publications`` their events.
 
         Never blocks, never raises.
         """
@@ -93,7 +95,12 @@ class Subscriber(ABC):
         return None
 
     def catch_up(
-        self, frames: Sequence[Any], size: int, sent: int, error: OSError | None = None
+        self,
+        frames: Sequence[Any],
+        publications: Sequence[Publication],
+        size: int,
+        sent: int,
+        error: OSError | None = None,
     ) -> None:
         """Be told that of frames claimed for only ``sent`` bytes went, or that writing failed."""
         raise NotImplementedError  # of whom nothing can be claimed

@@ -116,7 +116,7 @@ class Recorder(Subscriber):
         self.encoder = encoder
         self.joined = []
 
-    def deliver(self, joined, frames, seqs):
+    def deliver(self, joined, frames, publications):
         self.joined.append(joined)
 
 

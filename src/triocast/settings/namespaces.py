@@ -14,13 +14,14 @@ import attrs
 
 from triocast.errors import InvalidChannel
 from triocast.events import BROADCAST, namespace_of, parse_channel
-from triocast.settings.checks import Finding, age_or_zero, between, unless_none
+from triocast.settings.checks import Finding, age_or_zero, between, one_of, unless_none
 from triocast.settings.problems import Problem, SettingsError, suggest
 from triocast.settings.setting import Setting, settings_of
 from triocast.settings.values import (
     BOOLEAN,
     INTEGER,
     SECONDS,
+    TEXT,
     Kind,
     UnreadableTable,
     UnreadableValue,
@@ -29,6 +30,10 @@ from triocast.settings.values import (
 )
 
 SETTING: Final = "namespaces"
+
+DISCONNECT: Final = "disconnect"
+LATEST: Final = "latest"
+DROP: Final = "drop"
 
 
 def _option(default: object, setting: Setting) -> Any:
@@ -77,6 +82,15 @@ class Namespace:
             "Seconds that events are kept; without it, those of the setting.",
             optional(SECONDS),
             unless_none(age_or_zero),
+        ),
+    )
+    overflow: str = _option(
+        DISCONNECT,
+        Setting(
+            "What happens when a client reads too slowly: disconnect, latest (only the newest event"
+            " of each key is kept for it) or drop (its next events are, and it gets a gap).",
+            TEXT,
+            one_of(DISCONNECT, LATEST, DROP),
         ),
     )
 

@@ -84,7 +84,12 @@ class Poll(Subscriber):
         self._got_bytes = 0
         self._woken = trio.Event()
 
-    def deliver(self, joined: object, frames: Sequence[Publication], seqs: Sequence[int]) -> None:
+    def deliver(
+        self,
+        joined: object,
+        frames: Sequence[Publication],
+        publications: Sequence[Publication],
+    ) -> None:
         """Take what is new from the hub; what is too much for one answer is for the next one."""
         if self._got_bytes < MOST_BYTES:
             self._got += frames

@@ -35,6 +35,7 @@ async def stats() -> Response:
             "epoch": node.engine.head.epoch,
             "seq": node.engine.head.seq,
             "ended": dict(connections.ended),
+            "overflow": dict(connections.overflow.acts),
             "channel_count": len(channels),
             "channels": dict(largest),
         }
