@@ -15,7 +15,7 @@ client is told before anything newer, and each position that it is given is true
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -66,6 +66,10 @@ class Entry:
     def seq(self) -> int:
         return 0 if self.publication is None else self.publication.seq
 
+    @property
+    def size(self) -> int:
+        return len(self.frame)
+
 
 @attrs.define(eq=False)
 class Loss:
@@ -96,6 +100,7 @@ class Outbox:
     __slots__ = (
         "_bound",
         "_entries",
+        "_frame_bytes",
         "_growing",
         "_in_flight",
         "_loss_bytes",
@@ -103,13 +108,10 @@ class Outbox:
         "_next",
         "_overflow",
         "_superseded",
-        "bytes",
         "removed",
     )
 
     def __init__(self, overflow: Overflow, bound: int) -> None:
-        self.bytes = 0
-        """What waits and what is being written."""
         self.removed = 0
         """How many events were taken out or not taken."""
         self._overflow = overflow
@@ -120,8 +122,15 @@ class Outbox:
         self._newest: dict[tuple[str, str], int] = {}
         self._superseded: dict[int, None] = {}
         self._growing: Loss | None = None
+        # Losses have a bound of their own: they come when there is no room any more.
+        self._frame_bytes = 0
         self._loss_bytes = 0
-        self._in_flight = 0
+        self._in_flight: list[Entry | Loss] = []
+
+    @property
+    def bytes(self) -> int:
+        """What waits and what is being written."""
+        return self._frame_bytes + self._loss_bytes
 
     def __bool__(self) -> bool:
         """Say whether anything waits to be taken."""
@@ -136,16 +145,17 @@ class Outbox:
             if not self._has_room(size):
                 assert publication is not None
                 return self._lose(publication)
-        number = self._append(Entry(frame, publication), size)
+        number = self._append(Entry(frame, publication))
+        self._frame_bytes += size
         if policy == LATEST and publication is not None and publication.event.key is not None:
             key = publication.event.channel, publication.event.key
             older = self._newest.get(key)
             if older is not None:
                 self._superseded[older] = None
             self._newest[key] = number
-        if self.bytes > self._bound:
+        if self._frame_bytes > self._bound:
             self._merge()
-        return self.bytes <= self._bound
+        return self._frame_bytes <= self._bound
 
     def take(self, most: int) -> list[Entry | Loss]:
         """Take what goes into a write of ``most`` bytes, at least one; `written` ends it."""
@@ -153,22 +163,22 @@ class Outbox:
         size = 0
         while self._entries and size < most:
             entry = self._pop()
-            size += _size(entry)
+            size += entry.size
             taken.append(entry)
-        self._in_flight += size
+        self._in_flight += taken
         return taken
 
     def written(self) -> None:
         """Be told that all that was taken is with the client's link."""
-        self.bytes -= self._in_flight
-        self._in_flight = 0
+        self._forget(self._in_flight)
+        self._in_flight = []
 
     def take_until(self, seq: float) -> list[Entry | Loss]:
         """Take what begins with events that are not above ``seq``."""
         taken: list[Entry | Loss] = []
         while self._entries and next(iter(self._entries.values())).seq <= seq:
             taken.append(self._pop())
-            self.bytes -= _size(taken[-1])
+        self._forget(taken)
         return taken
 
     def _has_room(self, size: int) -> bool:
@@ -177,23 +187,21 @@ class Outbox:
         An eighth is left to what may not. Once something is lost there is none until half of the
         outbox is free: one gap is better than many.
         """
-        if not self.bytes:
+        if not self._frame_bytes:
             return size <= self._bound
         most = self._bound // 2 if self._growing else self._bound - self._bound // 8
-        return self.bytes + size <= most
+        return self._frame_bytes + size <= most
 
-    def _append(self, entry: Entry | Loss, size: int) -> int:
+    def _append(self, entry: Entry | Loss) -> int:
         number = self._next
         self._next += 1
         self._entries[number] = entry
-        self.bytes += size
         self._growing = entry if isinstance(entry, Loss) else None
         return number
 
     def _pop(self) -> Entry | Loss:
         number, entry = self._entries.popitem(last=False)
         if isinstance(entry, Loss):
-            self._loss_bytes -= entry.size
             if entry is self._growing:
                 self._growing = None
         elif self._newest and entry.publication is not None:
@@ -203,9 +211,15 @@ class Outbox:
                 del self._newest[event.channel, event.key]
         return entry
 
+    def _forget(self, entries: Iterable[Entry | Loss]) -> None:
+        for entry in entries:
+            if isinstance(entry, Loss):
+                self._loss_bytes -= entry.size
+            else:
+                self._frame_bytes -= entry.size
+
     def _merge(self) -> None:
-        for number in self._superseded:
-            self.bytes -= _size(self._entries.pop(number))
+        self._forget([self._entries.pop(number) for number in self._superseded])
         self.removed += len(self._superseded)
         self._overflow.acts["merged"] += len(self._superseded)
         self._superseded.clear()
@@ -215,22 +229,17 @@ class Outbox:
         loss = self._growing
         if loss is None:
             loss = Loss(position, position, {})
-            self._append(loss, loss.size)
+            self._append(loss)
             self._loss_bytes += loss.size
         loss.last = position
         if channel not in loss.channels:
             loss.channels[channel] = None
             size = len(channel) + NAME_BYTES
             loss.size += size
-            self.bytes += size
             self._loss_bytes += size
         self.removed += 1
         self._overflow.acts["dropped"] += 1
         return self._loss_bytes <= max(self._bound // 16, LEAST_FOR_LOSSES)
-
-
-def _size(entry: Entry | Loss) -> int:
-    return entry.size if isinstance(entry, Loss) else len(entry.frame)
 
 
 def rest_of(
@@ -240,9 +249,9 @@ def rest_of(
 
     A frame that is begun must be finished: it has no publication, for no policy to act on.
     """
-    if not sent:
-        return frames, publications
     for index, frame in enumerate(frames):
+        if not sent:
+            return frames[index:], publications[index:]
         if sent < len(frame):
             rest = memoryview(frame)[sent:]
             return [rest, *frames[index + 1 :]], [None, *publications[index + 1 :]]
