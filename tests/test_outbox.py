@@ -239,6 +239,16 @@ class TestDrop:
         assert seq < 100
         assert outbox.bytes < BOUND + LEAST_FOR_LOSSES + 400
 
+    def test_losses_that_nothing_stands_between_any_more_are_one(self, outbox):
+        put(outbox, 1, "x", size=800)
+        for seq in range(2, 1_000, 2):
+            assert put(outbox, seq, "l:a", key="k", size=50)
+            assert put(outbox, seq + 1, "d:a", size=100)
+        first, *losses, state, last = take(outbox)
+        assert (first, state, last) == (1, 998, (999, 999, ["d:a"]))
+        assert (losses[0][0], losses[-1][1]) == (3, 997)
+        assert len(losses) < 40
+
     def test_many_gaps_are_bounded_too(self, outbox):
         put(outbox, 1, "x", size=900)
         seqs = iter(range(2, 10_000))

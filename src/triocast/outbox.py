@@ -84,6 +84,15 @@ class Loss:
     def seq(self) -> int:
         return self.first.seq
 
+    def name(self, channel: str) -> int:
+        """Have this channel among those that lost something; return the bytes that costs."""
+        if channel in self.channels:
+            return 0
+        self.channels[channel] = None
+        size = len(channel) + NAME_BYTES
+        self.size += size
+        return size
+
     @property
     def start(self) -> Position:
         """Where the client stands before it."""
@@ -232,14 +241,30 @@ class Outbox:
             self._append(loss)
             self._loss_bytes += loss.size
         loss.last = position
-        if channel not in loss.channels:
-            loss.channels[channel] = None
-            size = len(channel) + NAME_BYTES
-            loss.size += size
-            self._loss_bytes += size
+        self._loss_bytes += loss.name(channel)
         self.removed += 1
         self._overflow.acts["dropped"] += 1
-        return self._loss_bytes <= max(self._bound // 16, LEAST_FOR_LOSSES)
+        most = max(self._bound // 16, LEAST_FOR_LOSSES)
+        if self._loss_bytes <= most:
+            return True
+        self._merge()
+        self._join_losses()
+        # To half of it, or this would be done again for each event.
+        return self._loss_bytes <= most // 2
+
+    def _join_losses(self) -> None:
+        """Make one of losses that nothing stands between any more."""
+        before: Entry | Loss | None = None
+        for number, entry in list(self._entries.items()):
+            if isinstance(entry, Loss) and isinstance(before, Loss):
+                self._forget([entry])
+                del self._entries[number]
+                before.last = entry.last
+                self._loss_bytes += sum(before.name(channel) for channel in entry.channels)
+                if entry is self._growing:
+                    self._growing = before
+            else:
+                before = entry
 
 
 def rest_of(

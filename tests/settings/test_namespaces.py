@@ -100,6 +100,7 @@ VALUES = {
     "history_bytes": st.none() | st.integers(1, 10**12),
     "history_events": st.none() | st.integers(0, 10**9),
     "history_seconds": st.none() | st.floats(0, 10**6),
+    "overflow": st.sampled_from(["disconnect", "latest", "drop"]),
 }
 options = st.builds(Namespace, **{name: VALUES[name] for name in NAMESPACE_OPTIONS})
 tables = st.dictionaries(names, options, max_size=5).map(Namespaces)
@@ -118,8 +119,8 @@ def test_config_shows_them(tmp_path):
     path.write_text('namespaces."$all".compress = true\nnamespaces.chat.compress = false\n')
     output = CliRunner().invoke(main, ["config", "--config", str(path)]).output
     assert tomllib.loads(output)["namespaces"] == {
-        "$all": {"compress": True},
-        "chat": {"compress": False},
+        "$all": {"compress": True, "overflow": "disconnect"},
+        "chat": {"compress": False, "overflow": "disconnect"},
     }
     (line,) = [line for line in output.splitlines() if line.startswith("namespaces")]
     assert line.endswith("# x.toml: namespaces")
@@ -128,7 +129,7 @@ def test_config_shows_them(tmp_path):
 def test_an_option_of_the_command_line(tmp_path):
     runner = CliRunner()
     shown = runner.invoke(main, ["config", "--namespaces", '{"chat": {"compress": true}}']).output
-    assert tomllib.loads(shown)["namespaces"] == {"chat": {"compress": True}}
+    assert tomllib.loads(shown)["namespaces"]["chat"]["compress"] is True
     help = " ".join(runner.invoke(main, ["serve", "--help"]).output.split())
     assert (
         "--namespaces JSON Options of each namespace's channels, by the namespace's name. -" in help
@@ -254,3 +255,9 @@ def test_python_code_is_told_too():
     assert (name, source) == ('namespaces."a:b"', "argument")
     ((name, source, problem, _),) = problems_of(Settings, namespaces={"chat": ON})
     assert (name, source, problem) == ("namespaces", "argument", "a dict is not allowed here")
+
+
+def test_an_overflow_policy_that_is_none_is_refused_with_those_there_are(load):
+    (problem,) = problems_of(load, namespaces='{"chat": {"overflow": "block"}}')
+    assert problem[0] == "namespaces.chat.overflow"
+    assert problem[2:] == ("'block' is not known", "give one of disconnect, latest, drop")
