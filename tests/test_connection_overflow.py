@@ -76,7 +76,8 @@ class SlowStream:
 
     async def take(self):
         """Read all that has come; return (type, seq of the id, data) of what has an id."""
-        return told(bytes(await self.client.receive_some(10_000_000)))
+        with trio.fail_after(5):
+            return told(bytes(await self.client.receive_some(10_000_000)))
 
 
 def told(body):
