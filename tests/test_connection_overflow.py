@@ -14,6 +14,7 @@ from triocast.engines import MemoryEngine
 from triocast.errors import EndReason
 from triocast.events import Event, Position, Publication
 from triocast.hub import Hub
+from triocast.outbox import Entry, Loss
 from triocast.publisher import Publisher
 from triocast.settings import Namespace, Namespaces
 from triocast.transports.links import SocketLink, StreamLink
@@ -371,3 +372,19 @@ class TestHeld:
         await publish("x", 100)
         assert held.connection.reason is EndReason.SLOW_CONSUMER
         assert connections.overflow.acts["disconnected"] == 1
+
+    async def test_a_gap_does_not_pass_over_what_is_still_to_be_read(self, slow):
+        """What was lost of what is held may reach beyond a page of the backlog."""
+        await slow.go()
+
+        def entry(seq):
+            event = Event("t", b"1", "x", "2026-01-01T00:00:00.000Z")
+            publication = Publication(event, Position("e", seq), 0)
+            return Entry(slow.connection.encoder.encode(publication), publication)
+
+        lost = Loss(Position("e", 15), Position("e", 40), {"d:a": None})
+        await slow.connection._give_in_order([lost, entry(14), entry(16)], all_is_read=False)
+        await wait_all_tasks_blocked()
+        before, (kind, at, told), after = await slow.take()
+        assert (before[1], kind, at, after[1]) == (14, "gap", 14, 16)
+        assert (told["from"], told["to"]) == ("0.e.14", "0.e.40")
