@@ -169,6 +169,7 @@ class Model:
     facts: list[Fact] = attrs.Factory(list)
     lasts: dict[str, int] = attrs.Factory(dict)
     forgotten: dict[str, int] = attrs.Factory(dict)
+    resumed: dict[str, int] = attrs.Factory(dict)
     floors: dict[str, int] = attrs.Factory(lambda: dict.fromkeys(CHANNELS, 0))
     records: dict[Place, tuple[bytes, int]] = attrs.Factory(dict)
 
@@ -178,7 +179,10 @@ class Model:
         assert publication.position == Position(self.epoch, self.head)
         if is_connection_channel(event.channel):
             return
-        assert publication.prev == self.lasts.get(event.channel, 0)
+        last = self.lasts.get(event.channel, 0)
+        assert last <= publication.prev < self.head
+        if publication.prev != last:  # A channel forgotten altogether goes on from a floor.
+            self.resumed[event.channel] = publication.prev
         self.lasts[event.channel] = self.head
         self.facts.append(fact_of(publication))
 
@@ -414,6 +418,7 @@ class World:
             own = len(model.kept(channel, model.forgotten.get(channel, 0)))
             keep = self._keep(channel)
             assert floor >= model.forgotten.get(channel, 0)
+            assert floor >= model.resumed.get(channel, 0)
             if not self._bounded:
                 assert kept >= min(own, keep), "removed too early"
             if trimmed:
