@@ -210,6 +210,7 @@ class Outlet:
 
 @attrs.frozen
 class Snapshot:
+    path: Path
     files: dict[str, bytes]
     model: Model
 
@@ -295,7 +296,7 @@ class World:
                 for name in channels:
                     self._model.forgotten[name] = self._model.lasts.get(name, 0)
             case Copy():
-                self._copy = Snapshot(self._read_files(), deepcopy(self._model))
+                self._copy = Snapshot(self._path, self._read_files(), deepcopy(self._model))
             case BackUp():
                 self._numbers += 1
                 target = self._folder / f"backup{self._numbers}.db"
@@ -527,7 +528,7 @@ class World:
             position.epoch == self._model.epoch and position.seq > self._model.head
             for position in self._given
         )
-        if lost:
+        if lost or copy.path != self._path:
             self._model.epoch = ""
 
 
