@@ -210,7 +210,7 @@ class Outlet:
 
 @attrs.frozen
 class Snapshot:
-    path: Path
+    inode: int
     files: dict[str, bytes]
     model: Model
 
@@ -296,7 +296,7 @@ class World:
                 for name in channels:
                     self._model.forgotten[name] = self._model.lasts.get(name, 0)
             case Copy():
-                self._copy = Snapshot(self._path, self._read_files(), deepcopy(self._model))
+                self._copy = Snapshot(self._inode, self._read_files(), deepcopy(self._model))
             case BackUp():
                 self._numbers += 1
                 target = self._folder / f"backup{self._numbers}.db"
@@ -513,6 +513,10 @@ class World:
                 if torn and end == "-wal":
                     file.write(b"a commit that did not come to its end")
 
+    @property
+    def _inode(self) -> int:
+        return self._path.stat().st_ino
+
     def _crash(self, step: Crash, files: dict[str, bytes]) -> None:
         if step.elsewhere:
             self._path = self._folder / str(self._places) / "events.db"
@@ -528,7 +532,7 @@ class World:
             position.epoch == self._model.epoch and position.seq > self._model.head
             for position in self._given
         )
-        if lost or copy.path != self._path:
+        if lost or copy.inode != self._inode:  # It is another file to the system.
             self._model.epoch = ""
 
 
