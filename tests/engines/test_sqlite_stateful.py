@@ -37,7 +37,7 @@ from triocast.events import (
     pattern_matches,
 )
 
-EXAMPLES = int(os.environ.get("TRIOCAST_TEST_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("TRIOCAST_TEST_EXAMPLES", "200"))
 CHANNELS = ("a", "b", "n:a", "n:ab", "m:a", "$all", "$user:u", "$conn:x")
 PATTERNS = ("*", "n:*", "n:a*", "m:*", "none:*")
 TIMESTAMP = "2026-01-31T12:00:00.123Z"
@@ -238,9 +238,11 @@ class World:
     async def play(self, script: Sequence[object]) -> None:
         remaining = iter(script)
         more = True
+        change: object = None
         while more:
+            clean = change is None or isinstance(change, Reopen)
             change = None
-            async with self._open():
+            async with self._open(clean=clean):
                 await self._check()
                 for step in remaining:
                     change = await self._do(step)
@@ -261,12 +263,16 @@ class World:
                 self._model.epoch = ""
 
     @contextlib.asynccontextmanager
-    async def _open(self):
+    async def _open(self, *, clean: bool):
         engine = SQLiteEngine(self._path, durable=False, **self._bounds)
         self._engine = engine
         self._outlet = Outlet()
         engine.attach(self._outlet)
         epochs = {position.epoch for position in self._given}
+        if not clean:
+            # A channel that never had anything has its namespace's floor, which may be told
+            # before it is written down.
+            self._model.floors = dict.fromkeys(CHANNELS, 0)
         if self._model.epoch:
             assert engine.head == Position(self._model.epoch, self._model.head)
         else:  # Its past was lost.
