@@ -28,6 +28,7 @@ from triocast.events import (
     parse_pattern,
     pattern_covers,
     pattern_matches,
+    presence_target,
     user_channel,
 )
 from triocast.settings.checks import is_loopback
@@ -54,7 +55,12 @@ class Grant:
     expires_at: float | None = None
 
     def may_subscribe(self, name: str) -> bool:
-        """Whether the grant covers a canonical channel, or every channel of a pattern."""
+        """Whether the grant covers a canonical channel, or every channel of a pattern.
+
+        Who may listen to a channel may know who else does.
+        """
+        target = presence_target(name)
+        name = name if target is None else target
         return any(pattern_covers(pattern, name) for pattern in self.subscribe)
 
     def may_publish(self, channel: str) -> bool:

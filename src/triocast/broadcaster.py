@@ -120,6 +120,7 @@ class EventStream(Subscriber):
 
     user: str | None = None
     encoder: Encoder = _AS_THEY_ARE
+    is_member = False
 
     def __init__(self, *, bound: int) -> None:
         self.id = f"in-process-{secrets.token_hex(8)}"

@@ -15,6 +15,7 @@ from triocast.engines import Engine
 from triocast.errors import EndReason, ShuttingDown, TooManyConnections
 from triocast.hub import Hub
 from triocast.outbox import Overflow
+from triocast.presence import Presence
 from triocast.settings import Namespaces
 
 RETRY_MS: Final = 2_000
@@ -43,12 +44,15 @@ class Connections:
         outbox_bytes: int,
         heartbeat_seconds: float,
         namespaces: Namespaces | None = None,
+        presence: Presence | None = None,
     ) -> None:
         self.engine = engine
         self.hub = hub
         self.most = most
         self.outbox_bytes = outbox_bytes
         self.overflow = Overflow(Namespaces() if namespaces is None else namespaces)
+        self.presence = presence
+        """Who is on which channel, where anybody notes that."""
         self.heartbeat_seconds = heartbeat_seconds
         self.live: set[Connection] = set()
         # Weak, because a handshake can end without its connection ever running.

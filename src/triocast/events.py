@@ -7,7 +7,8 @@ Channel grammar
     (``default:news`` and ``news`` are one channel, written ``news``). A namespace is 1 to 64 of
     ``A-Z a-z 0-9 _ -``; a name is any of these and ``. / @ # = + ~ %``, and further colons outside
     of ``default``; 255 characters for the whole. Names beginning with ``$`` are the server's own:
-    ``$all``, ``$user:<sub>`` and ``$conn:<id>``.
+    ``$all``, ``$user:<sub>``, ``$conn:<id>`` and ``$presence:<channel>``, where the comings and
+    goings on a channel are told.
 
 Pattern grammar
     A channel, or a channel prefix followed by one ``*`` at the end. ``*`` alone is every channel
@@ -38,6 +39,7 @@ LONGEST_USER: Final = 200
 
 _USER_PREFIX: Final = "$user:"
 _CONNECTION_PREFIX: Final = "$conn:"
+_PRESENCE_PREFIX: Final = "$presence:"
 _REMEMBERED: Final = 1_024
 """Names of channels and types that need not be checked again: the same ones come all the time."""
 
@@ -175,8 +177,11 @@ def _canonical(name: str) -> str:
 def parse_pattern(pattern: str) -> str:
     """Return the canonical form of a channel or pattern that a client subscribes to.
 
-    Raises InvalidChannel.
+    Of the server's own that is ``$presence:<channel>`` alone. Raises InvalidChannel.
     """
+    target = presence_target(pattern)
+    if target is not None:
+        return presence_channel(parse_channel(target))
     if not pattern.endswith("*"):
         return parse_channel(pattern)
     prefix = pattern[:-1]
@@ -244,10 +249,21 @@ def connection_channel(connection_id: str) -> str:
     return _CONNECTION_PREFIX + connection_id
 
 
+def presence_channel(channel: str) -> str:
+    """Return where the comings and goings on a channel are told."""
+    return _PRESENCE_PREFIX + channel
+
+
+def presence_target(name: str) -> str | None:
+    """Return the channel whose comings and goings are told here; None if this is no such place."""
+    return name.removeprefix(_PRESENCE_PREFIX) if name.startswith(_PRESENCE_PREFIX) else None
+
+
 def namespace_of(channel: str) -> str:
     """Return the namespace of a canonical channel.
 
-    Each kind of the server's own channels is a namespace: ``$all``, ``$user`` and ``$conn``.
+    Each kind of the server's own channels is a namespace: ``$all``, ``$user``, ``$conn`` and
+    ``$presence``.
     """
     if ":" in channel or channel.startswith("$"):
         return channel.partition(":")[0]

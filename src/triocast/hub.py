@@ -33,6 +33,7 @@ from triocast.subscriptions import (
     Members,
     Subscriber,
     Subscriptions,
+    Watcher,
 )
 
 BATCH_BYTES: Final = 65_536
@@ -123,6 +124,8 @@ class Hub:
         self._accepted = head
         self._written = head
         self._subscriptions = Subscriptions()
+        self.watcher: Watcher | None = None
+        """Told of what members subscribe to."""
 
     # The engine's side: an Outlet.
 
@@ -186,6 +189,9 @@ class Hub:
 
     def remove(self, subscriber: Subscriber) -> None:
         """Forget a subscriber at once: nothing is given to it after this. Idempotent."""
+        if self.watcher is not None and subscriber.is_member:
+            for name in self._subscriptions.names(subscriber):
+                self.watcher.went(subscriber, name)
         self._subscriptions.remove(subscriber)
 
     def subscribe(
@@ -198,12 +204,16 @@ class Hub:
         """
         for name in names:
             self._subscriptions.join(subscriber, name, filter, self._accepted.seq)
+            if self.watcher is not None and subscriber.is_member:
+                self.watcher.came(subscriber, name)
         return self._accepted
 
     def unsubscribe(self, subscriber: Subscriber, names: Iterable[str]) -> None:
         """Leave channels and patterns; ones that are not subscribed are passed over."""
         for name in names:
             self._subscriptions.leave(subscriber, name)
+            if self.watcher is not None and subscriber.is_member:
+                self.watcher.went(subscriber, name)
 
     def subscriptions(self, subscriber: Subscriber) -> tuple[str, ...]:
         """Return the channels and patterns of a subscriber."""

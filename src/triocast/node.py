@@ -19,6 +19,7 @@ from triocast.auth import Authenticator
 from triocast.connections import Connections
 from triocast.engines import Engine, open_engine
 from triocast.hub import Hub
+from triocast.presence import Presence
 from triocast.publisher import Publisher
 from triocast.settings import Settings
 from triocast.transports.deflate import DeflatedTextFrameEncoder, make_deflate
@@ -33,6 +34,7 @@ class Node:
     hub: Hub
     publisher: Publisher
     connections: Connections
+    presence: Presence
     authenticator: Authenticator
     deflate: DeflatedTextFrameEncoder | None
     """Agrees on compression with WebSocket clients, and encodes for them; None while no namespace
@@ -50,6 +52,7 @@ class Node:
         What was acknowledged before is written to them before they are told to go.
         """
         self.connections.draining = True
+        self.presence.pause()
         began = trio.current_time()
         with trio.move_on_after(seconds / 2):
             await self.hub.wait_until_written()
@@ -62,6 +65,8 @@ class Node:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.engine.run)
                 nursery.start_soon(self.hub.run)
+                if self.presence.is_on:
+                    nursery.start_soon(self.presence.run)
         finally:
             self.engine.detach(self.hub)
             self.engine.close()
@@ -73,15 +78,25 @@ def build_node(settings: Settings) -> Node:
     hub = Hub(inbox_bytes=settings.inbox_bytes, head=engine.head)
     # From now on, so that nothing published before the first turn of `run` passes the hub by.
     engine.attach(hub)
+    publisher = Publisher(
+        engine,
+        max_event_bytes=settings.max_event_bytes,
+        wait_seconds=settings.publish_wait_seconds,
+    )
+    presence = Presence(
+        engine,
+        publisher,
+        namespaces=settings.namespaces,
+        grace_seconds=settings.presence_grace_seconds,
+    )
+    if presence.is_on:
+        hub.watcher = presence
     return Node(
         settings=settings,
         engine=engine,
         hub=hub,
-        publisher=Publisher(
-            engine,
-            max_event_bytes=settings.max_event_bytes,
-            wait_seconds=settings.publish_wait_seconds,
-        ),
+        publisher=publisher,
+        presence=presence,
         connections=Connections(
             engine,
             hub,
@@ -89,6 +104,7 @@ def build_node(settings: Settings) -> Node:
             outbox_bytes=settings.outbox_bytes,
             heartbeat_seconds=settings.heartbeat_seconds,
             namespaces=settings.namespaces,
+            presence=presence,
         ),
         authenticator=Authenticator(
             token_key=settings.token_key,

@@ -77,6 +77,8 @@ class Subscriber(ABC):
     id: str
     user: str | None
     encoder: Encoder
+    is_member: bool = True
+    """Whether it counts as being on the channels that it listens to."""
 
     @abstractmethod
     def deliver(
@@ -104,6 +106,16 @@ class Subscriber(ABC):
     ) -> None:
         """Be told that of frames claimed for only ``sent`` bytes went, or that writing failed."""
         raise NotImplementedError  # of whom nothing can be claimed
+
+
+class Watcher(Protocol):
+    """Who wants to know what subscribers listen to."""
+
+    def came(self, subscriber: Subscriber, channel: str) -> None:
+        """Be told of a channel or pattern that a subscriber has."""
+
+    def went(self, subscriber: Subscriber, channel: str) -> None:
+        """Be told of one that it has not any more."""
 
 
 @attrs.frozen

@@ -135,6 +135,26 @@ async def test_whoever_listens_behind_a_list_hears_of_all_that_came_later(engine
     assert missed.publications == (later,)
 
 
+async def test_a_list_has_its_version(engine):
+    async def version():
+        return (await engine.documents("a", limit=9, limit_bytes=9_999)).version
+
+    assert await version() == 0
+    await engine.publish([put(1), put(1, channel="b")])
+    assert await version() == 2
+    await engine.publish([put(None)])
+    assert await version() == 3
+
+
+async def test_channels_that_have_some_are_found(engine):
+    channels = ("a", "ab", "b", "$presence:a", "$presence:b", "$presencf:a")
+    await engine.publish([put(1, channel=channel) for channel in channels])
+    await engine.publish([put(1, "l", channel="$presence:a"), put(None, channel="$presence:b")])
+    assert await engine.document_channels("$presence:") == ("$presence:a",)
+    assert await engine.document_channels("a") == ("a", "ab")
+    assert await engine.document_channels("zzz") == ()
+
+
 async def test_there_are_so_many_at_the_most(open_engine):
     async with open_engine(max_documents=2) as engine:
         await engine.publish([put(1), put(1, "l")])

@@ -99,6 +99,7 @@ VALUES = {
     "debounce_ms": st.none() | st.integers(0, 86_400_000),
     "history_bytes": st.none() | st.integers(1, 10**12),
     "history_events": st.none() | st.integers(0, 10**9),
+    "presence": st.booleans(),
     "history_seconds": st.none() | st.floats(0, 10**6),
     "overflow": st.sampled_from(["disconnect", "latest", "drop"]),
 }
@@ -119,8 +120,8 @@ def test_config_shows_them(tmp_path):
     path.write_text('namespaces."$all".compress = true\nnamespaces.chat.compress = false\n')
     output = CliRunner().invoke(main, ["config", "--config", str(path)]).output
     assert tomllib.loads(output)["namespaces"] == {
-        "$all": {"compress": True, "overflow": "disconnect"},
-        "chat": {"compress": False, "overflow": "disconnect"},
+        "$all": {"compress": True, "overflow": "disconnect", "presence": False},
+        "chat": {"compress": False, "overflow": "disconnect", "presence": False},
     }
     (line,) = [line for line in output.splitlines() if line.startswith("namespaces")]
     assert line.endswith("# x.toml: namespaces")

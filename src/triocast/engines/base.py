@@ -75,11 +75,13 @@ class Documents:
     """Documents of a channel in the order of their keys.
 
     Whoever listens behind ``head`` hears of everything that was written after these were read.
-    ``complete`` is false if there are more behind the last one.
+    They are at ``version`` or newer, all of the channel: an event with a higher one may not be in
+    them yet. ``complete`` is false if there are more behind the last one.
     """
 
     documents: tuple[Document, ...]
     head: Position
+    version: int
     complete: bool
 
 
@@ -159,6 +161,10 @@ class Engine(ABC):
         self, channel: str, *, after: str = "", limit: int, limit_bytes: int
     ) -> Documents:
         """Return documents of a channel behind the key ``after``; at least one, if there is one."""
+
+    @abstractmethod
+    async def document_channels(self, prefix: str) -> tuple[str, ...]:
+        """Return the channels that have documents and begin with this, in order."""
 
     @abstractmethod
     async def forget(self, channels: Sequence[str]) -> int:

@@ -95,6 +95,10 @@ class DocumentTable:
     def get(self, channel: str, key: str) -> Document | None:
         return self._channels.get(channel, {}).get(key)
 
+    def channels(self, prefix: str) -> tuple[str, ...]:
+        """Return the channels that have documents and begin with this, in order."""
+        return tuple(sorted(name for name in self._channels if name.startswith(prefix)))
+
     def list(self, channel: str, after: str) -> Iterator[Document]:
         """Yield a channel's documents behind a key, in the order of their keys."""
         documents = self._channels.get(channel, {})

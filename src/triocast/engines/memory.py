@@ -188,7 +188,11 @@ class MemoryEngine(Engine):
         await trio.lowlevel.checkpoint()
         behind = self._documents.list(channel, after)
         chosen, complete = cut(behind, limit=limit, limit_bytes=limit_bytes)
-        return Documents(chosen, self._head, complete)
+        return Documents(chosen, self._head, self._documents.revision, complete)
+
+    async def document_channels(self, prefix: str) -> tuple[str, ...]:
+        await trio.lowlevel.checkpoint()
+        return self._documents.channels(prefix)
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:

@@ -211,6 +211,12 @@ class Settings:
         "Seconds over which clients are sent away when the server stops.",
         check=duration_or_zero,
     )
+    presence_grace_seconds: float = _setting(
+        5.0,
+        SECONDS,
+        "Seconds that somebody may be gone from a channel before others are told.",
+        check=duration_or_zero,
+    )
     event_debounce_ms: int = _setting(
         0,
         INTEGER,

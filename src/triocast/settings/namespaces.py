@@ -93,6 +93,10 @@ class Namespace:
             one_of(DISCONNECT, LATEST, DROP),
         ),
     )
+    presence: bool = _option(
+        False,
+        Setting("Note who is on a channel, and tell those who ask.", BOOLEAN),
+    )
 
     def __attrs_post_init__(self) -> None:
         problems = []

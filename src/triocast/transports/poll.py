@@ -76,6 +76,8 @@ class Poll(Subscriber):
     ) -> None:
         self.id = id
         self.user = grant.user
+        # Without a user nobody could tell that the next question is the same client's.
+        self.is_member = grant.user is not None
         self._connections = connections
         self._channels = channels
         self._filter = filter

@@ -11,7 +11,14 @@ import trio
 
 from triocast.clock import timestamp
 from triocast.connection import Connection
-from triocast.errors import EndReason, Forbidden, TooManyChannels, TriocastError, WrongContentType
+from triocast.errors import (
+    Disabled,
+    EndReason,
+    Forbidden,
+    TooManyChannels,
+    TriocastError,
+    WrongContentType,
+)
 from triocast.events import (
     BROADCAST,
     Accepted,
@@ -337,7 +344,8 @@ class WebSocketConnection(Connection):
         self._push_texts(answers)
 
     async def _carry_out(
-        self, request: messages.Subscribe | messages.Unsubscribe | messages.Ping
+        self,
+        request: messages.Subscribe | messages.Unsubscribe | messages.Members | messages.Ping,
     ) -> dict[str, object]:
         match request:
             case messages.Subscribe():
@@ -346,13 +354,24 @@ class WebSocketConnection(Connection):
                 self._hub.unsubscribe(self, request.channels)
                 self._forget_joined(request.channels)
                 return {"channels": request.channels}
+            case messages.Members():
+                return await self._members(request)
             case messages.Ping():
                 return {"timestamp": timestamp()}
+
+    async def _members(self, request: messages.Members) -> dict[str, object]:
+        if not self.grant.may_subscribe(request.channel):
+            raise Forbidden(f"you may not know who is on {request.channel}")
+        if self._connections.presence is None:
+            raise Disabled("presence is off")
+        return await self._connections.presence.members(request.channel, after=request.after)
 
     async def _subscribe(self, request: messages.Subscribe) -> dict[str, object]:
         for name in request.channels:
             if not self.grant.may_subscribe(name):
                 raise Forbidden(f"you may not subscribe to {name}")
+        if self._connections.presence is not None:
+            self._connections.presence.check_names(request.channels)
         added = sum(not self._hub.is_subscribed(self, name) for name in request.channels)
         if added and self._hub.subscription_count(self) + added > self._most_channels:
             raise TooManyChannels(

@@ -14,7 +14,7 @@ from triocast.engines import siblings
 from triocast.errors import TriocastError
 from triocast.node import Node, build_node
 from triocast.settings import Settings, load_settings
-from triocast.web import asgi, documents, events, health, history, poll, stats, websocket
+from triocast.web import asgi, documents, events, health, history, poll, presence, stats, websocket
 from triocast.web.answers import failure, refusal
 from triocast.web.body import Request
 from triocast.web.current import NODE_KEY, ORIGINS_KEY
@@ -46,7 +46,7 @@ def create_app(settings: Settings | None = None, *, own_server: bool = False) ->
     app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = None
     app.config[NODE_KEY] = node
     origins = app.config[ORIGINS_KEY] = Origins(settings.allowed_origins)
-    for endpoints in (events, websocket, poll, history, documents, stats, health):
+    for endpoints in (events, websocket, poll, history, documents, presence, stats, health):
         app.register_blueprint(endpoints.blueprint)
     guard(app, origins)
     app.register_error_handler(TriocastError, _refuse)

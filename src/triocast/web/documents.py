@@ -142,7 +142,11 @@ async def _list(node: Node, channel: str, query: Fields) -> Response:
         limit=read_limit(query, usual=USUAL_DOCUMENTS, most=MOST_DOCUMENTS),
         limit_bytes=PAGE_BYTES,
     )
-    page = {"more": not found.complete, "id": cursor.encode(found.head)}
+    page = {
+        "more": not found.complete,
+        "version": found.version,
+        "id": cursor.encode(found.head),
+    }
     listed = b",".join(map(_listed, found.documents))
     body = b'{"documents":[%s],%s' % (listed, json.encode(page)[1:])
     headers = [("content-type", "application/json"), ("cache-control", "no-store")]

@@ -56,7 +56,7 @@ def open_stream(node: Node, call: Call) -> sse.SSEConnection:
         raise Disabled("Server-Sent Events are switched off here; poll instead")
     grant = grant_of(node, call)
     options = sse.StreamOptions(
-        channels=read_channels(call.query, grant, most=settings.max_channels_per_connection),
+        channels=read_channels(node, call.query, grant),
         filter=read_filter(call.query),
         start=read_stream_start(call),
         named=_choose(call.query, "named", "0", "1"),

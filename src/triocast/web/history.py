@@ -37,8 +37,7 @@ async def history() -> Response:
     node, call = current_node(), current_call()
     grant = grant_of(node, call)
     query = call.query
-    most = node.settings.max_channels_per_connection
-    names = read_channels(query, grant, most=most) or (BROADCAST,)
+    names = read_channels(node, query, grant) or (BROADCAST,)
     filter = read_filter(query)
     head = node.engine.head
     after, before = (_read_position(query, name, head) for name in ("after", "before"))

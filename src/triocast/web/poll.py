@@ -37,7 +37,7 @@ async def poll() -> Response:
         node.connections,
         id=new_connection_id(),
         grant=grant,
-        channels=read_channels(call.query, grant, most=node.settings.max_channels_per_connection),
+        channels=read_channels(node, call.query, grant),
         filter=read_filter(call.query),
         start=_read_start(call.query, known),
     )

@@ -9,22 +9,25 @@ from __future__ import annotations
 from triocast.auth import Grant
 from triocast.errors import BadRequest, Forbidden, TooManyChannels
 from triocast.events import parse_pattern, parse_tags, parse_type
+from triocast.node import Node
 from triocast.subscriptions import Filter, make_filter
 from triocast.web.call import Call, Fields
 from triocast.wire.start import Start, parse_cursor, parse_foreign_cursor, parse_state
 
 
-def read_channels(query: Fields, grant: Grant, *, most: int) -> tuple[str, ...]:
+def read_channels(node: Node, query: Fields, grant: Grant) -> tuple[str, ...]:
     """Return the channels and patterns, each once.
 
-    Raises InvalidChannel, TooManyChannels or Forbidden.
+    Raises InvalidChannel, TooManyChannels, Forbidden or Disabled.
     """
+    most = node.settings.max_channels_per_connection
     channels = tuple(dict.fromkeys(parse_pattern(name) for name in query.all("channel")))
     if len(channels) > most:
         raise TooManyChannels(f"a connection subscribes to {most} channels at the most")
     for name in channels:
         if not grant.may_subscribe(name):
             raise Forbidden(f"you may not subscribe to {name}")
+    node.presence.check_names(channels)
     return channels
 
 

@@ -52,7 +52,7 @@ def open_websocket(node: Node, call: Call) -> WebSocketConnection:
         max_message_bytes=settings.max_message_bytes,
         max_json_depth=settings.max_json_depth,
         heartbeat_events=heartbeat == "event",
-        channels=read_channels(call.query, grant, most=settings.max_channels_per_connection),
+        channels=read_channels(node, call.query, grant),
         filter=read_filter(call.query),
         start=read_start(call.query),
     )

@@ -70,11 +70,20 @@ class Publish:
 
 
 @attrs.frozen
+class Members:
+    """Ask who is on a channel; ``after`` is the key behind which the page begins."""
+
+    id: RequestId
+    channel: str
+    after: str = ""
+
+
+@attrs.frozen
 class Ping:
     id: RequestId
 
 
-Request = Subscribe | Unsubscribe | Publish | Ping
+Request = Subscribe | Unsubscribe | Publish | Members | Ping
 
 
 class MessageError(Exception):
@@ -130,6 +139,13 @@ class _Command(msgspec.Struct):
     id: str | int | None = None
 
 
+class _Members(msgspec.Struct, forbid_unknown_fields=True):
+    type: str
+    channel: str
+    id: str | int | None = None
+    after: str = ""
+
+
 class _Ping(msgspec.Struct):
     type: str
     id: str | int | None = None
@@ -157,6 +173,7 @@ _subscribe = msgspec.json.Decoder(_Subscribe)
 _publish = msgspec.json.Decoder(_Publish)
 _channel_message = msgspec.json.Decoder(_ChannelMessage)
 _command = msgspec.json.Decoder(_Command)
+_members = msgspec.json.Decoder(_Members)
 _ping = msgspec.json.Decoder(_Ping)
 _anything = msgspec.json.Decoder(_Anything)
 
@@ -213,6 +230,9 @@ def _parse_object(kind: Any, raw: bytes) -> Request:
         )
     if kind == "command":
         return _parse_command(json.decode(_command, raw))
+    if kind == "presence":
+        asked = json.decode(_members, raw)
+        return Members(asked.id, parse_channel(asked.channel), asked.after)
     if kind == "ping":
         return Ping(json.decode(_ping, raw).id)
     thing = json.decode(_anything, raw)

@@ -295,7 +295,8 @@ class SQLiteEngine(Engine):
         self, channel: str, *, after: str = "", limit: int, limit_bytes: int
     ) -> Documents:
         await trio.lowlevel.checkpoint()
-        head = self._head  # Before the documents, which may be newer than it but not older.
+        # Before the documents, which may be newer but not older.
+        head, version = self._head, self._revision
         job = partial(
             reading.read_documents,
             self._file.reader,
@@ -305,7 +306,13 @@ class SQLiteEngine(Engine):
             limit_bytes=limit_bytes,
         )
         found, complete = await self._reads.do(job, 1)
-        return Documents(found, head, complete)
+        return Documents(found, head, version, complete)
+
+    async def document_channels(self, prefix: str) -> tuple[str, ...]:
+        await trio.lowlevel.checkpoint()
+        job = partial(reading.read_document_channels, self._file.reader, prefix)
+        found: tuple[str, ...] = await self._reads.do(job, 1)
+        return found
 
     async def check_health(self) -> None:
         await trio.lowlevel.checkpoint()

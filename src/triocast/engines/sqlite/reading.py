@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Final
 
 import attrs
@@ -121,3 +121,10 @@ def read_documents(
     """Return a channel's documents behind a key, and whether that is all."""
     rows = db.execute(_DOCUMENT + " WHERE channel = ? AND key > ? ORDER BY key", (channel, after))
     return cut((Document(*row) for row in rows), limit=limit, limit_bytes=limit_bytes)
+
+
+def read_document_channels(db: sqlite3.Connection, prefix: str) -> tuple[str, ...]:
+    """Return the channels that have documents and begin with this."""
+    query = "SELECT DISTINCT channel FROM documents WHERE channel >= ? ORDER BY channel"
+    names = (name for (name,) in db.execute(query, (prefix,)))
+    return tuple(takewhile(lambda name: name.startswith(prefix), names))
