@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import trio
 
+from triocast import access
 from triocast.errors import EndReason, TriocastError
 from triocast.events import Position, Publication
 from triocast.hub import Hub
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from triocast.auth import Grant
     from triocast.connections import Connections
 
-access_log = logging.getLogger("triocast.access")
 log = logging.getLogger("triocast.connection")
 
 JOIN_BYTES: Final = 65_536
@@ -174,7 +174,7 @@ class Connection(Subscriber):
                 self._scope.deadline = self._grant_deadline()
                 if self._connections.enter(self):
                     self.seq = self._hub.add(self, self._filter).seq
-                    self._log_open()
+                    access.opened(self)
                     self._opened()
                     nursery.start_soon(self._heartbeat)
                     await self._receive()
@@ -192,7 +192,7 @@ class Connection(Subscriber):
                     await self._part(self.reason or EndReason.SERVER_ERROR)
             finally:
                 self._connections.leave(self)
-                self._log_close(time.monotonic() - opened)
+                access.closed(self, time.monotonic() - opened)
         assert self.reason is not None
         return self.reason
 
@@ -437,28 +437,3 @@ class Connection(Subscriber):
             log.exception("the farewell of connection %s failed", self.id)
         finally:
             self._link.close()
-
-    # The access log: never the query, it may hold a token.
-
-    def _log_open(self) -> None:
-        access_log.info(
-            "open id=%s transport=%s way=%s user=%r address=%s",
-            self.id,
-            self.transport,
-            "taken_over" if self._link.taken_over else "portable",
-            self.user,
-            self.address,
-        )
-
-    def _log_close(self, seconds: float) -> None:
-        access_log.info(
-            "close id=%s transport=%s user=%r address=%s reason=%s seconds=%.3f bytes=%d events=%d",
-            self.id,
-            self.transport,
-            self.user,
-            self.address,
-            self.reason.word if self.reason else "-",
-            seconds,
-            self.bytes,
-            self.events,
-        )

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import pytest
 
 from e2e.clients import Socket, Stream
-from e2e.rest import call, publish
+from e2e.rest import call, post, publish
 from e2e.servers import Server
 from e2e.tokens import KEY, bearer
 
@@ -149,6 +149,33 @@ def test_history_pages_both_ways(server: Server, channel: str) -> None:
     again, found = page(f"&after={found['after']}")
     assert (again, found["more"]) == ([3, 4], False)
     assert page(f"&after={found['after']}")[0] == []
+
+
+def test_a_page_ends_at_so_much_data_and_the_next_goes_on(server: Server, channel: str) -> None:
+    numbers = list(range(160))
+    for first in range(0, len(numbers), 10):
+        some = numbers[first : first + 10]
+        answer = post(
+            server,
+            "/realtime/broadcast",
+            [{"channel": channel, "data": [n, "x" * 50_000]} for n in some],
+        )
+        assert answer.status == 200
+
+    def read_on(direction: str, query: str = "") -> list[list[int]]:
+        found = get(server, "history", f"channel={channel}&limit=1000{query}")
+        assert len(found.body) < 8_000_000
+        page = [event["data"][0] for event in found.json["events"]]
+        if not found.json["more"]:
+            return [page]
+        return [page, *read_on(direction, f"&{direction}={found.json[direction]}")]
+
+    backwards = read_on("before")
+    assert [n for page in reversed(backwards) for n in page] == numbers
+    epoch = get(server, "history", "limit=1").json["after"].split(".")[1]
+    forwards = read_on("after", f"&after=0.{epoch}.0")
+    assert [n for page in forwards for n in page] == numbers
+    assert (len(backwards), len(forwards)) == (2, 2)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
+import attrs
 from quart import Blueprint, Response
 
+from triocast.engines import Engine, History
 from triocast.errors import BadRequest, InvalidCursor
-from triocast.events import BROADCAST, Position, parse_channel, user_channel
+from triocast.events import BROADCAST, Position, Publication, parse_channel, user_channel
 from triocast.web.answers import Answer, json_answer
 from triocast.web.call import Fields
 from triocast.web.current import admin_grant, current_call, current_node, grant_of
@@ -18,6 +21,12 @@ from triocast.wire.start import parse_cursor
 
 PATH: Final = "/realtime/history"
 MOST_EVENTS: Final = 1_000
+PAGE_BYTES: Final = 4_194_304
+"""A page ends when its events have so much data."""
+
+READ_EVENTS: Final = 50
+"""How many are read in one go."""
+
 USUAL_EVENTS: Final = 100
 
 log = logging.getLogger("triocast.web")
@@ -43,7 +52,8 @@ async def history() -> Response:
     after, before = (_read_position(query, name, head) for name in ("after", "before"))
     if after is not None and before is not None:
         raise BadRequest("give 'after' or 'before', not both")
-    found = await node.engine.history(
+    found = await _read(
+        node.engine,
         names,
         after=0 if after is None else after,
         before=before,
@@ -52,7 +62,7 @@ async def history() -> Response:
     )
     seqs = [publication.seq for publication in found.publications]
     begin = after if after is not None else seqs[0] - 1 if seqs and not found.complete else 0
-    end = found.head.seq if found.complete or not seqs else seqs[-1]
+    end = found.head.seq if found.complete else seqs[-1] if seqs else begin
     if before is not None:
         end = before - 1
     elif after is None:
@@ -85,6 +95,38 @@ async def forget() -> Response:
     removed = await node.engine.forget(channels)
     log.info("%d events of %s were removed on request", removed, channels)
     return json_answer({"removed": removed}).as_response()
+
+
+async def _read(
+    engine: Engine,
+    names: Sequence[str],
+    *,
+    after: int,
+    before: int | None,
+    limit: int,
+    newest: bool,
+) -> History:
+    """Read a page, a part at a time, so that large events do not fill the memory."""
+    publications: list[Publication] = []
+    size = 0
+    while True:
+        found = await engine.history(
+            names,
+            after=after,
+            before=before,
+            limit=min(READ_EVENTS, limit - len(publications)),
+            newest=newest,
+        )
+        part = list(found.publications)
+        size += sum(len(publication.event.data) for publication in part)
+        publications = part + publications if newest else publications + part
+        # Of a part that was incomplete retention may have taken everything meanwhile.
+        if found.complete or not part or len(publications) == limit or size >= PAGE_BYTES:
+            return attrs.evolve(found, publications=tuple(publications))
+        if newest:
+            before = part[0].seq
+        else:
+            after = part[-1].seq
 
 
 def _read_position(query: Fields, name: str, head: Position) -> int | None:
