@@ -6,6 +6,7 @@ import http.client
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,9 @@ def call(
         sent = dict(headers or {})
         if content_type is not None:
             sent["Content-Type"] = content_type
-        connection.request(method, target, body, sent)
+        # A server may refuse a large body before it has all of it; its answer is there to read.
+        with suppress(BrokenPipeError):
+            connection.request(method, target, body, sent)
         return _answer(connection.getresponse())
     finally:
         connection.close()
