@@ -304,12 +304,41 @@ def test_a_restored_store_has_the_events_and_a_new_epoch(copy, place):
     done = restore(copy, place)
     assert done.kept is None
     assert (done.contents.events, done.contents.channels, done.contents.seq) == (3, 1, 3)
-    assert names(place.parent) == ["events.db", "events.db.lock"]
+    assert names(place.parent) == ["events.db", "events.db.head", "events.db.lock"]
     with closing(sqlite3.connect(copy)) as db:
         (before,) = db.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
     assert done.contents.epoch != before
     assert events_in(place) == (done.contents.epoch, 3, [b"x", b"y", b"z"])
     assert restore(copy, place, force=True).contents.epoch != done.contents.epoch
+
+
+def test_a_store_that_is_put_back_over_a_restored_one_begins_a_new_epoch(copy, place):
+    """Also before a server had the restored one: its note is beside it."""
+    with filled(place, b"1"):
+        pass
+    before = place.read_bytes()
+    place.chmod(0o640)
+    restored = restore(copy, place, force=True).contents.epoch
+    with closing(sqlite3.connect(place)) as db:
+        (inode,) = db.execute("SELECT value FROM meta WHERE name = 'inode'").fetchone()
+    place.write_bytes(before)
+    with closing(sqlite3.connect(place)) as db, db:  # the system may give a number again
+        (old,) = db.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
+        db.execute("UPDATE meta SET value = ? WHERE name = 'inode'", (inode,))
+    assert events_in(place)[0] not in (old, restored)
+
+
+def test_the_note_beside_a_restored_store_can_be_written_by_who_wrote_the_old_one(copy, place):
+    with filled(place, b"1"):
+        pass
+    note = Path(f"{place}.head")
+    note.chmod(0o660)
+    restore(copy, place, force=True)
+    assert note.stat().st_mode & 0o777 == 0o660
+    note.unlink()
+    place.chmod(0o640)
+    restore(copy, place, force=True)
+    assert note.stat().st_mode & 0o777 == 0o640
 
 
 def test_a_folder_that_is_not_there_is_made(copy, tmp_path):
@@ -341,7 +370,7 @@ def test_a_store_that_is_there_is_replaced_by_force_only_and_kept(copy, place):
     done = restore(copy, place, force=True)
     assert done.kept.name.startswith("events.db.before-restore-")
     assert place.stat().st_mode & 0o777 == 0o640, "who could open it still can"
-    assert events_in(place)[2] == [b"x", b"y", b"z"]
+    assert events_in(place) == (done.contents.epoch, 3, [b"x", b"y", b"z"])
     assert events_in(done.kept)[2] == [b"1", b"2"]
     assert done.contents.epoch != epoch
 
@@ -355,7 +384,7 @@ def test_stores_that_are_kept_do_not_replace_each_other(copy, place):
 def test_what_a_killed_server_left_goes_with_the_store_that_is_kept(copy, place):
     leave_as_killed(place, b"1", b"2")
     kept = restore(copy, place, force=True).kept
-    assert names(place.parent) == ["events.db", kept.name, "events.db.lock"]
+    assert names(place.parent) == ["events.db", kept.name, "events.db.head", "events.db.lock"]
     assert events_in(place)[2] == [b"x", b"y", b"z"]
     assert events_in(kept)[2] == [b"1", b"2"]
 
@@ -366,7 +395,7 @@ def test_what_was_left_of_a_store_that_is_gone_is_not_taken_for_part_of_the_new(
     leave_as_killed(place, b"1", b"2")
     place.unlink()
     restore(copy, place, force=force)
-    assert names(place.parent) == ["events.db", "events.db.lock"]
+    assert names(place.parent) == ["events.db", "events.db.head", "events.db.lock"]
     assert events_in(place)[2] == [b"x", b"y", b"z"]
 
 
@@ -522,8 +551,9 @@ def test_after_a_crash_at_any_moment_there_is_the_old_store_or_the_new(copy, pla
     assert codes.count(9) > 15
     seen = []
     for folder in folders:
-        datas = events_in(folder / "events.db")[2]
+        epoch, _, datas = events_in(folder / "events.db")
         assert datas in ([b"1", b"2"], [b"x", b"y", b"z"]), folder
+        assert events_in(folder / "events.db")[0] == epoch, "one new epoch is enough"
         seen.append(len(datas))
         if datas == [b"x", b"y", b"z"]:
             (kept,) = folder.glob("*.before-restore-*Z")

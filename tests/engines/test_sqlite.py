@@ -1,9 +1,10 @@
 """The store's own: over restarts, epochs, failures of the file, and retention under load."""
 
+import errno
 import os
 import shutil
 import sqlite3
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import pytest
 import trio
@@ -11,6 +12,7 @@ import trio
 from triocast.engines.retention import Keep
 from triocast.engines.sqlite import SQLiteEngine, file, reading, removing, store
 from triocast.engines.sqlite.engine import StoreFailed
+from triocast.engines.sqlite.file import CannotOpen
 from triocast.errors import IdempotencyConflict, Unavailable
 from triocast.events import Event, Once
 
@@ -35,6 +37,12 @@ async def opened(path, **bounds):
             nursery.cancel_scope.cancel()
     finally:
         engine.close()
+
+
+def epoch_in(path):
+    with closing(sqlite3.connect(path)) as db:
+        (epoch,) = db.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
+        return epoch
 
 
 async def seqs_of(engine, *channels):
@@ -103,6 +111,34 @@ class TestEpochs:
         (two,) = await publish(path, event())
         assert two.position.epoch != one.position.epoch
         assert two.seq == 2
+
+    async def test_a_crash_before_the_note_of_a_new_one_costs_one_more(self, path, monkeypatch):
+        """The note is written after the commit: no store may go on that was put back since."""
+        (one,) = await publish(path, event())
+        before = path.read_bytes()
+        await publish(path, event())
+        path.write_bytes(before)
+        with monkeypatch.context() as patch:
+
+            def crash(*arguments):
+                raise OSError(errno.EIO, "Input/output error")
+
+            patch.setattr(file, "_write_note", crash)
+            with pytest.raises(CannotOpen, match="Input/output error"):
+                SQLiteEngine(path, history_events=1, history_bytes=10**6)
+        committed = epoch_in(path)
+        assert committed != one.position.epoch
+        (two,) = await publish(path, event())
+        assert two.position.epoch not in (one.position.epoch, committed)
+        (three,) = await publish(path, event())
+        assert three.position.epoch == two.position.epoch
+
+    @pytest.mark.parametrize("note", [b"", b"\0" * 30, b"1f", b"garbage\n"])
+    async def test_a_note_that_was_torn_says_nothing(self, path, note):
+        (one,) = await publish(path, event())
+        path.with_name("events.db.head").write_bytes(note)
+        (two,) = await publish(path, event())
+        assert two.position.epoch == one.position.epoch
 
     @pytest.mark.parametrize(("durable", "same"), [(True, True), (False, False)])
     async def test_after_a_loss_of_power(self, path, monkeypatch, durable, same):

@@ -27,6 +27,7 @@ from triocast.engines.sqlite.file import (
     MIGRATIONS,
     CannotOpen,
     claim,
+    write_note,
 )
 
 STEP_PAGES: Final = 256
@@ -98,16 +99,21 @@ def restore(source: Path, path: Path, *, force: bool = False) -> Restored:
             old = _stat(place)
             if old is not None:
                 _check_replaceable(source, place, old, force=force)
-            with _temporary(place) as copy:
+            head = Path(f"{path}.head")
+            with _temporary(place) as copy, _temporary(head) as note:
                 contents = _copy(source, copy)
                 epoch = secrets.token_hex(4)
                 _write_meta(copy, {"epoch": epoch, "clean": 1, "inode": copy.stat().st_ino})
+                write_note(note, epoch, contents.seq)
                 if old is not None:
                     _make_alike(copy, old)
+                    _make_alike(note, _stat(head) or old)
                 _flush(copy)
                 kept = _swap(copy, place, keep=old is not None)
-            # Only now: until here it told the old store whether it had been put back.
-            Path(f"{path}.head").unlink(missing_ok=True)
+                # Only now: until here the old one told whether the old store had been put back. If
+                # it stays, a server that finds it makes another new epoch.
+                os.replace(note, head)
+            _flush(head.parent)
             _flush(place.parent)
         return Restored(attrs.evolve(contents, epoch=epoch), kept)
 

@@ -2,8 +2,9 @@
 
 Two small files stand beside it. ``<file>.lock`` is locked while a process has the store. The kernel
 lets go of it however that process ends. ``<file>.head`` has the last position that was accepted,
-written without waiting for the disk: if it is ahead of the store, the store was put back to an
-older state, and begins a new epoch.
+written when the store is opened, and then without waiting for the disk. If it is ahead of the
+store, or of another epoch, an older state was put back, and the store begins a new epoch. A crash
+between a new epoch's commit and its note costs one more epoch, as nobody has a position of it yet.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Final
 
 import attrs
+
+from triocast.events import Position
 
 APPLICATION_ID: Final = 0x54726963
 """Marks our files, in SQLite's header: "Tric"."""
@@ -91,7 +94,7 @@ class StoreFile:
     _head: int
 
     def note_head(self, seq: int) -> None:
-        """Write down the last accepted position beside the store; a crash may lose it."""
+        """Write down the last accepted position beside the store; a loss of power may lose it."""
         os.pwrite(self._head, _head_line(self.epoch, seq), 0)
 
     def close(self) -> None:
@@ -127,7 +130,10 @@ def open_file(path: Path, *, durable: bool) -> StoreFile:
         try:
             writer = _connect(path)
             stack.callback(writer.close)
-            epoch, seq = _prepare(writer, path, os.pread(head, 200, 0), durable=durable)
+            noted = _read_note(os.pread(head, 200, 0))
+            epoch, seq = _prepare(writer, path, noted, durable=durable)
+            if noted != Position(epoch, seq):
+                _write_note(head, epoch, seq)
             reader = _connect(path)
             stack.callback(reader.close)
             reader.execute("PRAGMA query_only = ON")
@@ -135,7 +141,7 @@ def open_file(path: Path, *, durable: bool) -> StoreFile:
             raise _explain(error, path) from None
         except OSError as error:
             raise CannotOpen(
-                f"{path} cannot be read ({error.strerror})", "look at the disk"
+                f"{path} cannot be read or written ({error.strerror})", "look at the disk"
             ) from None
         stack.pop_all()
         return StoreFile(path, writer, reader, epoch, seq, lock, head)
@@ -162,7 +168,18 @@ def _connect(path: Path) -> sqlite3.Connection:
     )
 
 
-def _prepare(db: sqlite3.Connection, path: Path, head: bytes, *, durable: bool) -> tuple[str, int]:
+def write_note(path: Path, epoch: str, seq: int) -> None:
+    """Write the note of a store that is not open into the file ``path``."""
+    head = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        _write_note(head, epoch, seq)
+    finally:
+        os.close(head)
+
+
+def _prepare(
+    db: sqlite3.Connection, path: Path, noted: Position | None, *, durable: bool
+) -> tuple[str, int]:
     """Bring an open file into use; return its epoch and head. Raises CannotOpen, sqlite3.Error."""
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -194,7 +211,7 @@ def _prepare(db: sqlite3.Connection, path: Path, head: bytes, *, durable: bool) 
     if (
         epoch is None
         or meta["inode"] != inode
-        or _is_ahead(head, epoch, seq)
+        or (noted is not None and (noted.epoch != epoch or noted.seq > seq))
         or (meta["boot"] != boot and not meta["clean"] and not meta["durable"])
     ):
         epoch = secrets.token_hex(4)
@@ -211,9 +228,18 @@ def _head_line(epoch: str, seq: int) -> bytes:
     return b"%s %020d\n" % (epoch.encode(), seq)
 
 
-def _is_ahead(line: bytes, epoch: str, seq: int) -> bool:
-    noted_epoch, _, noted_seq = line.decode("ascii", "replace").strip().partition(" ")
-    return noted_epoch == epoch and noted_seq.isdecimal() and int(noted_seq) > seq
+def _read_note(line: bytes) -> Position | None:
+    """Return the position in a note; None if there is none, or a loss of power tore it."""
+    epoch, _, seq = line.decode("ascii", "replace").strip().partition(" ")
+    return Position(epoch, int(seq)) if epoch and seq.isdecimal() else None
+
+
+def _write_note(head: int, epoch: str, seq: int) -> None:
+    """Write a note that may be of another epoch than the one before it; waits for the disk."""
+    line = _head_line(epoch, seq)
+    os.pwrite(head, line, 0)
+    os.ftruncate(head, len(line))
+    os.fsync(head)
 
 
 def _boot_id() -> str:
