@@ -252,6 +252,27 @@ class TestPages:
         assert [p.seq for p in history.publications] == seqs
         assert history.complete is complete
 
+    @pytest.mark.parametrize("keep", [1_000, 0], ids=["kept", "removed"])
+    async def test_each_is_of_one_moment_whoever_publishes_meanwhile(self, open_engine, keep):
+        """What is up to ``head`` is in it or below a floor, and nothing is beyond."""
+
+        async def publish():
+            for _ in range(100):
+                await engine.publish([event("a")] * 2)
+                await engine.trim()
+            done.set()
+
+        done = trio.Event()
+        async with open_engine(history_events=keep) as engine, trio.open_nursery() as nursery:
+            nursery.start_soon(publish)
+            while not done.is_set():
+                for names in (["a"], ["*"]):
+                    history = await engine.history(names, after=0, limit=1_000)
+                    floor = history.floors[names[0]]
+                    seqs = [p.seq for p in history.publications]
+                    assert floor <= history.head.seq
+                    assert seqs == list(range(floor + 1, history.head.seq + 1))
+
 
 class TestPatterns:
     @pytest.fixture

@@ -90,6 +90,48 @@ async def test_a_forgotten_channel_keeps_its_floor(path):
         assert (await engine.publish([event("n:a")]))[0].prev == 2
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("newest", [False, True])
+@pytest.mark.parametrize("before", [None, 4])
+@pytest.mark.parametrize("keep", [100, 0])
+async def test_what_is_accepted_while_history_is_read_is_for_the_next_time(
+    path, monkeypatch, moment, newest, before, keep
+):
+    """Or a reader that goes on behind ``head`` passes it."""
+
+    async def publish_more():
+        await engine.publish([event("a"), event("b")])
+        await engine.trim()
+
+    def read(*arguments):
+        if moment == "before":
+            trio.from_thread.run(publish_more)
+        found = real(*arguments)
+        if moment == "after":
+            trio.from_thread.run(publish_more)
+        return found
+
+    real = reading.read
+    async with opened(path, namespaces={"default": Keep(keep)}) as engine:
+        await engine.publish([event("a"), event("b")])
+        with monkeypatch.context() as patch:
+            patch.setattr(reading, "read", read)
+            history = await engine.history(
+                ["a", "b"], after=0, limit=9, before=before, newest=newest
+            )
+        assert engine.head.seq == 4
+        assert history.head.seq == 2
+        assert history.complete
+        if keep:
+            assert [p.seq for p in history.publications] == [1, 2]
+            assert history.floors == {"a": 0, "b": 0}
+            assert await seqs_of(engine, "a", "b") == [1, 2, 3, 4]
+        else:
+            assert history.publications == ()
+            assert 1 <= history.floors["a"] <= 2
+            assert history.floors["b"] == 2
+
+
 class TestEpochs:
     async def test_a_restart_keeps_it(self, path):
         (one,) = await publish(path, event())

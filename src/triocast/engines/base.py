@@ -60,8 +60,9 @@ class History:
     ``publications`` are in the order of ``seq``. ``floors`` has every name that was asked for; of a
     pattern it is the highest floor of all channels that it covers, those forgotten included, or
     any number up to ``after`` where that is not above ``after``. ``head`` is the position of the
-    last event that the engine had accepted. ``complete`` is false if ``limit`` cut the
-    publications off.
+    last event that the engine had accepted at the moment that this answers for: neither
+    ``publications`` nor ``floors`` are above it, and nothing up to it is missing but what the
+    floors tell of. ``complete`` is false if ``limit`` cut the publications off.
     """
 
     publications: tuple[Publication, ...]

@@ -250,22 +250,25 @@ class SQLiteEngine(Engine):
         newest: bool = False,
     ) -> History:
         await trio.lowlevel.checkpoint()
+        # The moment that is answered for: what is accepted while it is read is left out.
+        head = self._head
         channels = [
             (channel.id, channel.name)
             for channel in self._channels.covered(names)
             if channel.last > after
         ]
-        below = 2**62 if before is None else before
+        below = head.seq + 1 if before is None else min(before, head.seq + 1)
         asked = Range(channels, after, below, limit, newest)
         publications: list[Publication] = []
         complete = True
         if channels:
-            job = partial(reading.read, self._file.reader, asked, self._head.epoch)
+            job = partial(reading.read, self._file.reader, asked, head.epoch)
             publications, complete = await self._reads.do(job, 1)
         # Looked at after the events, and raised before any is removed: so nothing goes unseen.
-        floors = {name: self._channels.floor(name) for name in dict.fromkeys(names)}
+        # What was accepted and removed since is not missing.
+        floors = {name: min(self._channels.floor(name), head.seq) for name in dict.fromkeys(names)}
         kept = tuple(p for p in publications if p.seq > self._channels.floor(p.event.channel))
-        return History(kept, floors, self._head, complete)
+        return History(kept, floors, head, complete)
 
     async def latest(
         self, names: Sequence[str], *, limit: int, limit_bytes: int
