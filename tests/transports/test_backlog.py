@@ -104,6 +104,19 @@ class TestSSE:
         assert [kind for _, kind in events] == kinds
         assert live == ("0.e.3", None)
 
+    @pytest.mark.parametrize(("start", "first"), [(after(0), "0.e.0"), (Latest(), None)])
+    async def test_a_heartbeat_event_comes_when_it_is_live(self, parts, open_sse, start, first):
+        """Before that its cursor would be ahead of what the client has."""
+        await parts.publish("x", "a")
+        await parts.publish("elsewhere")
+        client = open_sse(channels=("x",), start=start, heartbeat_events=True)
+        assert told(await client.read()) == [
+            (first, None),
+            ("0.e.1", "a"),
+            ("0.e.2", None),
+            ("0.e.2", "HEARTBEAT"),
+        ]
+
     async def test_heartbeats_wait_until_it_is_live(self, parts, open_sse, gate, autojump_clock):
         """Their cursor would be ahead of what the client has."""
         await parts.publish("x", "a")

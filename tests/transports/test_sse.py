@@ -153,6 +153,19 @@ async def test_heartbeat_events_on_demand(open_sse, autojump_clock):
         assert (message["type"], message["data"]) == ("HEARTBEAT", None)
 
 
+async def test_a_heartbeat_event_comes_at_once(parts, open_sse):
+    """For clients that pass over an ``id`` without ``data``: they have a cursor from the start."""
+    await parts.publish("x")
+    await wait_all_tasks_blocked()
+    plain = open_sse(heartbeat_events=True, id="p")
+    named = open_sse(heartbeat_events=True, named=True, chunked=True, id="n")
+    _, beat = (dict(block) for block in blocks(await plain.read()))
+    assert (beat["id"], json.loads(beat["data"])["type"]) == ("0.e.1", "HEARTBEAT")
+    (chunk,) = re.findall(rb"[0-9a-f]+\r\n(.*?)\r\n", await named.read(), re.DOTALL)
+    _, beat = (dict(block) for block in blocks(chunk))
+    assert (beat["id"], beat["event"]) == ("0.e.1", "HEARTBEAT")
+
+
 async def test_farewell_names_a_time_and_ends_the_body(parts, open_sse):
     chunked, plain = open_sse(chunked=True, id="c"), open_sse(id="p")
     await chunked.read()

@@ -107,19 +107,21 @@ class SSEConnection(Connection):
             # It has not got yet what makes the state that it asked for, or fills its gap.
             at = options.start.position if isinstance(options.start, After) else None
         self.seq = live.seq if self._missing is None else 0
-        self._push_block(
-            sse.block(
-                comment=f"triocast {self.id}",
-                retry_ms=jittered_retry_ms(),
-                id=None if at is None else cursor.encode(at),
-            )
+        block = sse.block(
+            comment=f"triocast {self.id}",
+            retry_ms=jittered_retry_ms(),
+            id=None if at is None else cursor.encode(at),
         )
+        if self._missing is None:
+            block += self._first_beat(live)
+        self._push_block(block)
 
     async def _receive(self) -> None:
         if self._missing is not None:
             await self._catch_up(self._missing)
             at = Position(self._missing.live.epoch, self.seq)
-            self._push_block(sse.block(comment="live", id=cursor.encode(at)))
+            block = sse.block(comment="live", id=cursor.encode(at))
+            self._push_block(block + self._first_beat(at))
             self._missing = None
         received = 0
         while (data := await self._link.receive()) is not None:
@@ -131,13 +133,23 @@ class SSEConnection(Connection):
         if self.queued_bytes or self._missing is not None:
             return  # The client has bytes coming, and the send task its own patience.
         written = self._hub.written
-        at = cursor.encode(Position(written.epoch, max(written.seq, self.seq)))
+        at = Position(written.epoch, max(written.seq, self.seq))
         if self._options.heartbeat_events:
-            data = envelope.encode_heartbeat(timestamp())
-            event = envelope.HEARTBEAT if self._options.named else None
-            self._push_block(sse.block(id=at, event=event, data=data))
+            self._push_block(self._beat_event(at))
         else:
-            self._push_block(sse.block(comment="", id=at))
+            self._push_block(sse.block(comment="", id=cursor.encode(at)))
+
+    def _first_beat(self, at: Position) -> bytes:
+        """Return a heartbeat for where the stream becomes live, if heartbeats are events.
+
+        Some clients pass over an ``id`` without ``data``, and would have no cursor until the next.
+        """
+        return self._beat_event(at) if self._options.heartbeat_events else b""
+
+    def _beat_event(self, at: Position) -> bytes:
+        event = envelope.HEARTBEAT if self._options.named else None
+        data = envelope.encode_heartbeat(timestamp())
+        return sse.block(id=cursor.encode(at), event=event, data=data)
 
     def _gap_frame(self, gap: Gap) -> bytes:
         data = envelope.encode_gap(timestamp(), **attrs.asdict(gap, recurse=False))
