@@ -22,7 +22,6 @@ from triocast.connection import Connection
 from triocast.errors import EndReason
 from triocast.events import Publication
 from triocast.hub import Hub
-from triocast.settings import Namespace, Namespaces
 from triocast.subscriptions import Filter
 from triocast.transports.deflate import make_deflate
 from triocast.transports.sse import SSEConnection, StreamOptions
@@ -34,13 +33,13 @@ from . import network, reading
 from .expectation import Expectation
 from .network import Wire
 from .observing import Change
-from .script import Connect
+from .script import NAMESPACES, Connect
 
 if TYPE_CHECKING:
     from .world import World
 
 
-DEFLATE = make_deflate(Namespaces({"n": Namespace(compress=True)}))
+DEFLATE = make_deflate(NAMESPACES)
 
 
 TELLING = (reading.Event, reading.Gap, reading.Heartbeat)
@@ -130,6 +129,12 @@ class Client:
         return self.connection.reason is None and not self._leaving
 
     @property
+    def _may_be_slow(self) -> bool:
+        # Where only the send task writes, as it does for a backlog, a burst can be over the bound
+        # before its turn.
+        return self.wire.hindered or not self.way.direct or self.start is not None
+
+    @property
     def is_catching_up(self) -> bool:
         return self.connection._held is not None
 
@@ -206,7 +211,7 @@ class Client:
         note(f"{self.id} {self.way} {self.reason} {items}")
         self._check_end(items)
         start = None if self.start is None else self.start.position.seq
-        expected = Expectation(self.id, accepted, kept, start=start)
+        expected = Expectation(self.id, accepted, kept, start=start, lossy=self._may_be_slow)
         pending = iter(changes)
         for item in items:
             match item:
@@ -236,9 +241,7 @@ class Client:
             case EndReason.PEER_LOST:
                 assert self.wire.broken
             case EndReason.SLOW_CONSUMER:
-                # Where only the send task writes, as it does for a backlog, a burst can be over
-                # the bound before its turn.
-                assert self.wire.hindered or not self.way.direct or self.start is not None
+                assert self._may_be_slow
             case _:
                 assert self.reason is EndReason.SHUTDOWN
         assert self._arrived_at_end == (len(self.wire.arrived), len(self.wire.messages))

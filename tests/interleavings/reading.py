@@ -52,6 +52,7 @@ class Gap:
     reason: str
     channels: tuple[str, ...]
     id: str
+    start: str
     to: str
 
 
@@ -157,7 +158,7 @@ def _message(text: str) -> Item:
             return Heartbeat(message["id"])
         case "gap":
             gap = message["data"]
-            return Gap(gap["reason"], tuple(gap["channels"]), message["id"], gap["to"])
+            return Gap(gap["reason"], tuple(gap["channels"]), message["id"], gap["from"], gap["to"])
     return Event(message, message.get("id"))
 
 

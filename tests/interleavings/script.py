@@ -9,16 +9,41 @@ from typing import TypeVar
 import attrs
 from hypothesis import strategies as st
 
+from triocast.settings import DROP, LATEST, Namespace, Namespaces
 from triocast.subscriptions import EVERYTHING, Filter, make_filter
 
 from .network import ALL, BREAK
 
-CHANNELS = ("a", "b", "n:a", "n:b", "$all", "$user:u", "$conn")
-NAMES = ("a", "b", "n:a", "n:b", "n:*", "*")
+NAMESPACES = Namespaces(
+    {
+        "n": Namespace(compress=True),
+        "l": Namespace(overflow=LATEST, compress=True),
+        "d": Namespace(overflow=DROP),
+    }
+)
 TYPES = ("S", "T")
 TAGS = ("red", "blue")
 ROOMS = (ALL, ALL, ALL, 0, 0, 1, 7, 50, 200, 1_000, 3_000)
 T = TypeVar("T")
+
+
+@attrs.frozen
+class Theme:
+    """What a script is about; ``floods`` are more than a client takes that stands still."""
+
+    channels: Sequence[str]
+    names: Sequence[str]
+    floods: bool = False
+
+
+FAN_OUT = Theme(
+    ("a", "b", "n:a", "n:b", "$all", "$user:u", "$conn"), ("a", "b", "n:a", "n:b", "n:*", "*")
+)
+OVERFLOW = Theme(
+    ("l:a", "d:a", "l:b", "d:b", "a", "$all"),
+    ("*", "l:*", "d:*", "l:a", "d:a", "a"),
+    floods=True,
+)
 
 
 @attrs.frozen
@@ -67,6 +92,7 @@ class ToPublish:
     type: str
     tags: Sequence[str]
     size: int
+    key: str | None
 
 
 @attrs.frozen
@@ -139,9 +165,10 @@ class Dice:
 class Author:
     """Writes a script in which much of what happens has to do with the rest of it."""
 
-    def __init__(self, dice: Dice) -> None:
-        self._names = dice.some(NAMES, most=3)
-        self._channels = dice.some(CHANNELS, most=3)
+    def __init__(self, dice: Dice, theme: Theme) -> None:
+        self._floods = theme.floods
+        self._names = dice.some(theme.names, most=3)
+        self._channels = dice.some(theme.channels, most=3)
         self._ways = dice.some(WAYS, most=3)
         rare = make_filter([dice.one(TYPES)], dice.one([(), TAGS[:1], TAGS[1:]]))
         self._filters = [EVERYTHING, *dice.one([[], [EVERYTHING, EVERYTHING, rare]])]
@@ -159,6 +186,8 @@ class Author:
 
     def steps(self, dice: Dice) -> list[Step]:
         """One step, or a few that fall into one batch of the hub."""
+        if self._floods and dice.one([False, True]):
+            return self._flood(dice)
         if dice.one([False, False, True]):
             change = dice.one([self._unsubscribe, self._disturb, self._subscribe])
             return [self._publish(dice), self._turns(dice), change(dice), self._subscribe(dice)]
@@ -178,6 +207,15 @@ class Author:
         )
         return [make(dice)]
 
+    def _flood(self, dice: Dice) -> list[Step]:
+        """More than a client takes, and what becomes of it then."""
+        client = self._client(dice)
+        steps: list[Step] = [Disturb(client, "stall")]
+        for _ in range(dice.one([1, 2, 3, 4])):
+            steps += [Publish([self._event(dice) for _ in range(4)]), Turns(9)]
+        ends = [[Disturb(client, "go")], [], [Disturb(client, "break")], [self._unsubscribe(dice)]]
+        return steps + dice.one(ends)
+
     def _client(self, dice: Dice) -> int:
         return dice.one(self.clients)
 
@@ -195,6 +233,7 @@ class Author:
             dice.one(TYPES),
             dice.one([(), (), TAGS[:1], TAGS]),
             dice.one([0, 0, 20, 300, 1_000, 3_500]),
+            dice.one([None, "k", "k", "l"]),
         )
 
     def _say(self, dice: Dice) -> Say:
@@ -217,9 +256,9 @@ class Author:
         return Pass(dice.one([0.1, 1.0, 10.0]))
 
 
-def write_script(numbers: Sequence[bytes]) -> list[Step]:
+def write_script(numbers: Sequence[bytes], theme: Theme) -> list[Step]:
     first, *others = numbers
-    author = Author(Dice(first))
+    author = Author(Dice(first), theme)
     script: list[Step] = []
     for number, client in itertools.zip_longest(others, author.clients):
         dice = Dice(number or b"")
@@ -227,5 +266,7 @@ def write_script(numbers: Sequence[bytes]) -> list[Step]:
     return script
 
 
-# Each number is a step: so hypothesis has few draws to make, and whole steps to leave out.
-scripts = st.lists(st.binary(min_size=20, max_size=20), min_size=30, max_size=60).map(write_script)
+def scripts(theme: Theme) -> st.SearchStrategy[list[Step]]:
+    # Each number is a step: so hypothesis has few draws to make, and whole steps to leave out.
+    numbers = st.lists(st.binary(min_size=20, max_size=20), min_size=30, max_size=60)
+    return numbers.map(lambda numbers: write_script(numbers, theme))

@@ -13,9 +13,11 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from trio.testing import MockClock
 
+from triocast import connection as connection_module
 from triocast import hub as hub_module
+from triocast import outbox as outbox_module
 
-from .script import scripts
+from .script import FAN_OUT, OVERFLOW, scripts
 from .world import World
 
 
@@ -28,11 +30,37 @@ def others_get_their_turn_between_any_two_clients() -> Iterator[None]:
         yield
 
 
-@settings(
-    max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+@pytest.fixture
+def outboxes_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is being written is nobody's to change: of all that waits it is a small part."""
+    monkeypatch.setattr(connection_module, "JOIN_BYTES", 1_500)
+    monkeypatch.setattr(outbox_module, "LEAST_FOR_LOSSES", 800)
+
+
+LONG = settings(
+    max_examples=300,
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.function_scoped_fixture,
+    ],
 )
-@given(scripts)
+
+
+@LONG
+@given(scripts(FAN_OUT))
 def test_everybody_gets_what_is_due_once_in_order_and_whole(script):
+    play(script)
+
+
+@LONG
+@given(scripts(OVERFLOW))
+@pytest.mark.usefixtures("outboxes_are_small")
+def test_who_is_slow_misses_what_the_policy_says_and_is_told(script):
+    play(script)
+
+
+def play(script):
     world = World()
     trio.run(world.play, script, clock=MockClock(autojump_threshold=0))
     world.check()

@@ -20,7 +20,18 @@ from triocast.wire.start import After, parse_cursor
 
 from .clients import Client
 from .observing import Accepted, ObservedHub
-from .script import Connect, Disturb, Pass, Publish, Say, Subscribe, ToPublish, Turns, Unsubscribe
+from .script import (
+    NAMESPACES,
+    Connect,
+    Disturb,
+    Pass,
+    Publish,
+    Say,
+    Subscribe,
+    ToPublish,
+    Turns,
+    Unsubscribe,
+)
 
 EVERY_CHANNEL = ("*", "$all", "$user:u")
 HEARTBEAT_SECONDS = 30.0
@@ -56,6 +67,7 @@ class World:
             most=100,
             outbox_bytes=OUTBOX_BYTES,
             heartbeat_seconds=HEARTBEAT_SECONDS,
+            namespaces=NAMESPACES,
         )
         self.here: dict[int, Client] = {}
         self.all: list[Client] = []
@@ -175,6 +187,7 @@ class World:
             channel=f"$conn:{id}" if own else spec.channel,
             type=spec.type,
             data=json.dumps(data).encode(),
+            key=spec.key,
             tags=tuple(spec.tags),
             exclude=id if spec.excludes and not own else None,
         )
