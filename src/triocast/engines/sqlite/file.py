@@ -95,7 +95,9 @@ class StoreFile:
 
     def note_head(self, seq: int) -> None:
         """Write down the last accepted position beside the store; a loss of power may lose it."""
-        os.pwrite(self._head, _head_line(self.epoch, seq), 0)
+        # Events are safe without it; only an older copy put in the store's place may go unnoticed.
+        with contextlib.suppress(OSError):
+            os.pwrite(self._head, _head_line(self.epoch, seq), 0)
 
     def close(self) -> None:
         """Close the store as one that needs no check when it is opened again."""
