@@ -18,8 +18,9 @@ from triocast.outbox import Entry, Loss
 from triocast.publisher import Publisher
 from triocast.settings import Namespace, Namespaces
 from triocast.transports.links import SocketLink, StreamLink
+from triocast.transports.native import NativeConnection
 from triocast.transports.sse import SSEConnection, StreamOptions
-from triocast.transports.websocket import ASGIWebSocketLink, WebSocketConnection
+from triocast.transports.websocket import ASGIWebSocketLink
 from triocast.wire.start import After
 
 HEARTBEAT = 100.0
@@ -261,7 +262,7 @@ async def test_the_state_of_a_namespace_and_the_alarms_of_another(connections, s
 
 class TestWebSocket:
     def websocket(self, connections, engine, **options):
-        return WebSocketConnection(
+        return NativeConnection(
             connections,
             Publisher(engine, max_event_bytes=10_000, wait_seconds=1),
             id="w",

@@ -24,8 +24,8 @@ from triocast.events import Publication
 from triocast.hub import Hub
 from triocast.subscriptions import Filter
 from triocast.transports.deflate import make_deflate
+from triocast.transports.native import NativeConnection
 from triocast.transports.sse import SSEConnection, StreamOptions
-from triocast.transports.websocket import WebSocketConnection
 from triocast.wire import cursor, sse
 from triocast.wire.start import After
 
@@ -81,8 +81,8 @@ class Client:
             stream.preface = self.head
         return stream
 
-    def _open_websocket(self, world: World, spec: Connect) -> WebSocketConnection:
-        websocket = WebSocketConnection(
+    def _open_websocket(self, world: World, spec: Connect) -> NativeConnection:
+        websocket = NativeConnection(
             world.connections,
             world.publisher,
             id=self.id,

@@ -13,8 +13,8 @@ from websockets.uri import parse_uri
 from triocast.node import build_node
 from triocast.server.shortcuts import MOST_BODY_BYTES, Shortcuts
 from triocast.settings import Settings
+from triocast.transports.native import NativeConnection
 from triocast.transports.sse import ENCODERS, SSEConnection
-from triocast.transports.websocket import WebSocketConnection
 from triocast.web.origins import Origins
 
 HOST = "Host: 127.0.0.1:8000"
@@ -85,7 +85,7 @@ def test_a_websocket():
     client = ClientProtocol(parse_uri("ws://127.0.0.1:8000/realtime/ws"))
     client.send_request(client.connect())
     connection = answer(b"".join(client.data_to_send()))
-    assert isinstance(connection, WebSocketConnection)
+    assert isinstance(connection, NativeConnection)
     client.receive_data(connection.preface)
     assert client.handshake_exc is None
     assert client.state.name == "OPEN"

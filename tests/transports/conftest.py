@@ -19,8 +19,8 @@ from triocast.events import Event
 from triocast.hub import Hub
 from triocast.publisher import Publisher
 from triocast.transports.links import StreamLink
+from triocast.transports.native import NativeConnection
 from triocast.transports.sse import SSEConnection, StreamOptions
-from triocast.transports.websocket import WebSocketConnection
 
 HEARTBEAT = 10.0
 
@@ -88,7 +88,7 @@ async def open_sse(parts, nursery):
 
 @attrs.define
 class WebSocketClient:
-    connection: WebSocketConnection
+    connection: NativeConnection
     stream: trio.abc.Stream
     protocol: Protocol
     pongs: bool = True
@@ -160,7 +160,7 @@ async def open_websocket(parts, nursery):
         *, grant=EVERYTHING, id="w1", leftover=b"", pongs=True, deflate=None, **options
     ):
         limits = {"most_channels": 100, "max_message_bytes": 10_000, "max_json_depth": 20}
-        connection = WebSocketConnection(
+        connection = NativeConnection(
             parts.connections,
             parts.publisher,
             id=id,

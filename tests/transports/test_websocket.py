@@ -7,7 +7,8 @@ from websockets.frames import Opcode
 
 from triocast.auth import Grant
 from triocast.errors import EndReason
-from triocast.transports.websocket import ASGIWebSocketLink, WebSocketConnection
+from triocast.transports.native import NativeConnection
+from triocast.transports.websocket import ASGIWebSocketLink
 
 HEARTBEAT = 10.0
 
@@ -346,7 +347,7 @@ async def test_requests_of_a_client_that_is_gone_are_dropped_without_a_fault(
     parts, nursery, caplog
 ):
     request = b'{"type":"subscribe","id":1,"channel":"a"}'
-    connection = WebSocketConnection(
+    connection = NativeConnection(
         parts.connections,
         parts.publisher,
         id="w",
@@ -382,7 +383,7 @@ class ASGI:
 @pytest.fixture
 async def portable(parts, nursery):
     asgi = ASGI()
-    connection = WebSocketConnection(
+    connection = NativeConnection(
         parts.connections,
         parts.publisher,
         id="p1",

@@ -8,7 +8,7 @@ import pytest
 from trio.testing import wait_all_tasks_blocked
 
 from triocast.errors import EndReason
-from triocast.transports.websocket import BYTES_PER_TURN, MESSAGES_PER_TURN
+from triocast.transports.native import BYTES_PER_TURN, MESSAGES_PER_TURN
 
 REQUESTS = [
     {"type": "publish", "channel": "a", "data": 1},

@@ -1,54 +1,27 @@
-"""WebSocket: the native protocol ``triocast.v1``, over frames of our own or over ASGI."""
+"""WebSocket connections, over frames of our own or over ASGI; what is said is for subclasses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 import attrs
-import msgspec
 import trio
 
 from triocast.clock import timestamp
 from triocast.connection import Connection
-from triocast.errors import (
-    Disabled,
-    EndReason,
-    Forbidden,
-    TooManyChannels,
-    TriocastError,
-    WrongContentType,
-)
-from triocast.events import (
-    BROADCAST,
-    Accepted,
-    Event,
-    Pending,
-    Position,
-    Publication,
-    parse_channel,
-)
-from triocast.publisher import Idempotency
+from triocast.errors import EndReason
+from triocast.events import Publication
 from triocast.resume import Gap
-from triocast.subscriptions import EVERYTHING, Filter, make_filter
 from triocast.transports.deflate import DeflatedTextFrameEncoder
 from triocast.transports.links import ASGIReceive, ASGISend, TaskLink
-from triocast.wire import cursor, envelope, messages
+from triocast.wire import envelope
 from triocast.wire import websocket as frames
 
 if TYPE_CHECKING:
     from triocast.auth import Grant
     from triocast.connections import Connections
-    from triocast.publisher import Publisher
-    from triocast.wire.start import Start
-
-SUBPROTOCOL: Final = "triocast.v1"
-
-MESSAGES_PER_TURN: Final = 64
-"""How many of a client's messages are carried out before others get their turn."""
-
-BYTES_PER_TURN: Final = 65_536
-"""The same for their data."""
 
 _END_REASONS: Final = {
     1002: EndReason.PROTOCOL_ERROR,
@@ -81,15 +54,6 @@ class TextMessageEncoder:
 
 TEXT_FRAMES: Final = TextFrameEncoder()
 TEXT_MESSAGES: Final = TextMessageEncoder()
-
-
-class _Outcome(NamedTuple):
-    """What becomes of one message that is still to be answered: an event, or an answer."""
-
-    request_id: messages.RequestId
-    event: Event | None
-    answer: bytes | None
-    """None for a publish that succeeds and has no id: nobody waits for it."""
 
 
 class ASGIWebSocketLink(TaskLink):
@@ -126,60 +90,24 @@ class ASGIWebSocketLink(TaskLink):
 
 
 class WebSocketConnection(Connection):
-    """A client that speaks the native protocol."""
+    """A client that is sent messages and sends some."""
 
-    __slots__ = (
-        "_channels",
-        "_heard",
-        "_heartbeat_events",
-        "_joined",
-        "_leftover",
-        "_max_json_depth",
-        "_max_message_bytes",
-        "_most_channels",
-        "_outcomes",
-        "_publisher",
-        "_reader",
-        "_start",
-        "_unpublished_bytes",
-    )
+    __slots__ = ("_heard", "_leftover", "_max_message_bytes", "_reader")
 
     transport = "websocket"
 
     def __init__(
         self,
         connections: Connections,
-        publisher: Publisher,
         *,
         id: str,
         grant: Grant,
         address: str | None,
-        most_channels: int,
         max_message_bytes: int,
-        max_json_depth: int,
-        heartbeat_events: bool = False,
-        channels: Sequence[str] = (),
-        filter: Filter = EVERYTHING,
-        start: Start | None = None,
     ) -> None:
-        """Make the connection of a client that begins with these channels.
-
-        ``filter`` and ``start`` are for them, and for what is for all and for its user.
-        """
         super().__init__(connections, id=id, grant=grant, address=address)
         self.encoder = TEXT_MESSAGES
-        self._filter = filter
-        self._channels = channels
-        self._start = start
-        self._publisher = publisher
-        self._most_channels = most_channels
         self._max_message_bytes = max_message_bytes
-        self._max_json_depth = max_json_depth
-        self._heartbeat_events = heartbeat_events
-        self._joined: dict[str, None] = {}  # in the order of joining
-        # In the order of their messages: what is published together, and answered together.
-        self._outcomes: list[_Outcome] = []
-        self._unpublished_bytes = 0
         self._heard = True
         self._reader: frames.FrameReader | None = None
         self._leftover = b""
@@ -197,34 +125,32 @@ class WebSocketConnection(Connection):
         )
         self._leftover = leftover
 
+    # What a protocol decides.
+
+    async def _begin(self) -> None:
+        """Do what comes before the client's first message is read."""
+
+    @abstractmethod
+    async def _handle(self, message: str | bytes) -> None:
+        """Carry out one message; answering it may be left to `_answer`."""
+
+    async def _answer(self) -> None:
+        """Answer what was read in one go and is not answered yet."""
+
+    @property
+    def _has_enough(self) -> bool:
+        """Whether so much waits for its answer that others should get their turn."""
+        return False
+
+    def _push_heartbeat(self) -> None:
+        """Push a heartbeat besides the ping; where there are no pings, in their place."""
+        if self._reader is None:
+            self._push_text(envelope.encode_heartbeat(timestamp()))
+
     # The life of the connection.
 
-    def _opened(self) -> None:
-        hello = {
-            "type": "connected",
-            "timestamp": timestamp(),
-            "data": {
-                "connection_id": self.id,
-                "user": self.user,
-                "heartbeat_seconds": self._heartbeat_seconds,
-            },
-        }
-        if self._start is not None:
-            self._hold()
-            self.seq = 0
-        live = self._hub.subscribe(self, self._channels, self._filter)
-        if self._start is None:
-            hello["id"] = cursor.encode(live)
-        self._push_text(msgspec.json.encode(hello))
-
     async def _receive(self) -> None:
-        if self._start is not None:
-            live = self._hub.accepted
-            names = self._hub.subscriptions(self)
-            await self._catch_up(self._backlog(names, self._filter, self._start, live))
-            at = cursor.encode(Position(live.epoch, self.seq))
-            told = {"type": "live", "timestamp": timestamp(), "data": None, "id": at}
-            self._push_text(msgspec.json.encode(told))
+        await self._begin()
         if self._reader is None:
             while (message := await self._link.receive()) is not None:
                 if self.reason is not None:
@@ -245,10 +171,7 @@ class WebSocketConnection(Connection):
                 if self.reason is not None:
                     return  # What it still asked for is nobody's any more.
                 await self._handle(message)
-                if (
-                    len(self._outcomes) == MESSAGES_PER_TURN
-                    or self._unpublished_bytes > BYTES_PER_TURN
-                ):
+                if self._has_enough:
                     await self._answer()
                     await trio.lowlevel.checkpoint()
             await self._answer()
@@ -270,8 +193,7 @@ class WebSocketConnection(Connection):
             self.end(EndReason.PEER_LOST)
             return
         self._heard = False
-        if self._heartbeat_events or self._reader is None:
-            self._push_text(envelope.encode_heartbeat(timestamp()))
+        self._push_heartbeat()
         if self._reader is not None:
             self.push(frames.frame(frames.PING, b""))
 
@@ -299,123 +221,3 @@ class WebSocketConnection(Connection):
                 self.push(text)
         elif texts:
             self.push(b"".join(frames.text_frame(text) for text in texts))
-
-    # What the client asks.
-
-    async def _handle(self, message: str | bytes) -> None:
-        """Carry out one message, but for publishing and answering: that is for `_answer`."""
-        request_id: messages.RequestId = None
-        event: Event | None = None
-        answer: bytes | None = None
-        try:
-            if isinstance(message, bytes):
-                raise WrongContentType("binary messages are not taken here; send JSON text")
-            request = messages.parse(message, max_depth=self._max_json_depth)
-            request_id = request.id
-            if isinstance(request, messages.Publish):
-                event = self._event(request)
-                self._unpublished_bytes += len(event.data)
-            else:
-                await self._answer()  # Whoever subscribes now does not get what came before.
-                answer = messages.encode_reply(request_id, await self._carry_out(request))
-        except messages.MessageError as error:
-            answer = messages.encode_error(error.id, error.error)
-        except TriocastError as error:
-            answer = messages.encode_error(request_id, error)
-        self._outcomes.append(_Outcome(request_id, event, answer))
-
-    async def _answer(self) -> None:
-        """Publish what is to be published, and answer all that has not been answered yet."""
-        outcomes, self._outcomes = self._outcomes, []
-        self._unpublished_bytes = 0
-        events = [outcome.event for outcome in outcomes if outcome.event is not None]
-        published = iter(await self._publisher.publish_each(events) if events else ())
-        answers = []
-        for outcome in outcomes:
-            answer = outcome.answer
-            if outcome.event is not None:
-                result = next(published)
-                if isinstance(result, TriocastError):
-                    answer = messages.encode_error(outcome.request_id, result)
-                else:
-                    answer = _acknowledge(outcome.request_id, result)
-            if answer is not None:
-                answers.append(answer)
-        self._push_texts(answers)
-
-    async def _carry_out(
-        self,
-        request: messages.Subscribe | messages.Unsubscribe | messages.Members | messages.Ping,
-    ) -> dict[str, object]:
-        match request:
-            case messages.Subscribe():
-                return await self._subscribe(request)
-            case messages.Unsubscribe():
-                self._hub.unsubscribe(self, request.channels)
-                self._forget_joined(request.channels)
-                return {"channels": request.channels}
-            case messages.Members():
-                return await self._members(request)
-            case messages.Ping():
-                return {"timestamp": timestamp()}
-
-    async def _members(self, request: messages.Members) -> dict[str, object]:
-        if not self.grant.may_subscribe(request.channel):
-            raise Forbidden(f"you may not know who is on {request.channel}")
-        if self._connections.presence is None:
-            raise Disabled("presence is off")
-        return await self._connections.presence.members(request.channel, after=request.after)
-
-    async def _subscribe(self, request: messages.Subscribe) -> dict[str, object]:
-        for name in request.channels:
-            if not self.grant.may_subscribe(name):
-                raise Forbidden(f"you may not subscribe to {name}")
-        if self._connections.presence is not None:
-            self._connections.presence.check_names(request.channels)
-        added = sum(not self._hub.is_subscribed(self, name) for name in request.channels)
-        if added and self._hub.subscription_count(self) + added > self._most_channels:
-            raise TooManyChannels(
-                f"a connection subscribes to {self._most_channels} channels at the most"
-            )
-        if request.start is not None:
-            self._hold()
-        filter = make_filter(request.types, request.tags)
-        live = self._hub.subscribe(self, request.channels, filter)
-        if request.join:
-            self._forget_joined(request.channels)
-            self._joined.update(dict.fromkeys(request.channels))
-        if request.start is not None:
-            await self._catch_up(self._backlog(request.channels, filter, request.start, live))
-            live = Position(live.epoch, self.seq)
-        return {"channels": request.channels, "cursor": cursor.encode(live)}
-
-    def _forget_joined(self, names: Iterable[str]) -> None:
-        for name in names:
-            self._joined.pop(name, None)
-
-    def _event(self, request: messages.Publish) -> Event:
-        if request.channel is not None:
-            channel = parse_channel(request.channel)
-        else:
-            channel = next(reversed(self._joined), BROADCAST)
-        return self._publisher.event(
-            self.grant,
-            channel=channel,
-            type=request.type,
-            data=request.data,
-            key=request.key,
-            tags=request.tags,
-            exclude=None if request.echo else self.id,
-            once=None if request.idempotency_key is None else Idempotency(request.idempotency_key),
-            urgent=request.urgent,
-        )
-
-
-def _acknowledge(request_id: messages.RequestId, accepted: Accepted) -> bytes | None:
-    if request_id is None:
-        return None
-    channel = accepted.event.channel
-    if isinstance(accepted, Pending):
-        return messages.encode_reply(request_id, {"channel": channel, "pending": True})
-    position = cursor.encode(accepted.position)
-    return messages.encode_acknowledgement(request_id, channel, position)

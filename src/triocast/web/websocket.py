@@ -8,7 +8,7 @@ from quart import Blueprint, Response
 
 from triocast.errors import BadRequest, Disabled
 from triocast.node import Node
-from triocast.transports.websocket import SUBPROTOCOL, WebSocketConnection
+from triocast.transports.native import SUBPROTOCOL, NativeConnection
 from triocast.web.asgi import StreamResponse
 from triocast.web.call import Call
 from triocast.web.current import current_call, current_node, grant_of, new_connection_id
@@ -28,7 +28,7 @@ async def accept_websocket() -> Response:
     return StreamResponse(connection, subprotocol=choose_subprotocol(call))
 
 
-def open_websocket(node: Node, call: Call) -> WebSocketConnection:
+def open_websocket(node: Node, call: Call) -> NativeConnection:
     """Return the connection that a call for a WebSocket opens, ready to be admitted and run.
 
     Query: what `subscribing` reads, so that a client comes back to all it had in one step, and
@@ -42,7 +42,7 @@ def open_websocket(node: Node, call: Call) -> WebSocketConnection:
     heartbeat = call.query.get("heartbeat", "ping")
     if heartbeat not in ("ping", "event"):
         raise BadRequest("heartbeat is 'ping' or 'event'")
-    return WebSocketConnection(
+    return NativeConnection(
         node.connections,
         node.publisher,
         id=new_connection_id(),
