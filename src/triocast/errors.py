@@ -163,6 +163,12 @@ class CloseCode(IntEnum):
     PEER_LOST = 4002
     UNAUTHORIZED = 4500
     """The grant has ended: the same token will not do again."""
+    REPLACED = 4501
+    """Signaling: the peer came back on a newer connection."""
+    KICKED = 4502
+    """Signaling: a moderator removed the peer."""
+    ROOM_CLOSED = 4503
+    """Signaling: the room was closed."""
 
     @property
     def reconnect(self) -> bool:

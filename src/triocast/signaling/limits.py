@@ -1,0 +1,74 @@
+"""The bounds of signaling, and what one client may do."""
+
+from __future__ import annotations
+
+import attrs
+
+from triocast.signaling.messages import Sizes
+
+
+@attrs.frozen
+class Limits:
+    """The bounds. Times are in seconds.
+
+    ``queue_messages``, ``queue_bytes`` and ``queue_seconds`` bound what is kept for each peer, for
+    its return; so ``peers`` times ``queue_bytes`` is the most memory that can be in use for it.
+    ``grace_seconds`` is how long a peer may be without a connection; of a break shorter than
+    ``blip_seconds`` the others are not told. ``heartbeat_seconds``, ``heartbeat_timeout`` and
+    ``rate`` (messages per second, None for no bound) are the endpoint's to keep; clients are told.
+    Raises ValueError for bounds that contradict each other.
+    """
+
+    rooms: int = 10_000
+    peers: int = 50_000
+    peers_per_room: int = 32
+    bans: int = 10_000
+    sizes: Sizes = attrs.field(factory=Sizes)
+    queue_messages: int = 256
+    queue_bytes: int = 262_144
+    queue_seconds: float = 30.0
+    grace_seconds: float = 30.0
+    blip_seconds: float = 2.0
+    heartbeat_seconds: float = 10.0
+    heartbeat_timeout: float = 20.0
+    rate: float | None = None
+    relay_data: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        counts = (self.rooms, self.peers, self.peers_per_room, self.bans, self.queue_messages)
+        if min(counts) < 1 or min(self.queue_seconds, self.grace_seconds) <= 0:
+            raise ValueError("the limits of signaling are greater than 0")
+        if self.queue_bytes < 2 * self.sizes.message_bytes:
+            raise ValueError(
+                "queue_bytes is at least twice the largest message: else none could wait"
+            )
+        if not 0 <= self.blip_seconds <= self.grace_seconds:
+            raise ValueError("blip_seconds is not longer than grace_seconds")
+
+
+@attrs.frozen
+class Admission:
+    """What the endpoint found out about a client that wants to join a room.
+
+    ``subject`` is who it is, for bans and for coming back (a user, or an address where nobody is
+    known), ``role`` is told to the others. ``may_create`` a room that is not there, ``may_claim``
+    a peer id of its own choice, ``may_send_data`` through the server.
+    """
+
+    subject: str | None = None
+    role: str = "peer"
+    may_create: bool = True
+    may_claim: bool = False
+    may_send_data: bool = False
+
+
+@attrs.frozen
+class Fresh:
+    """Two random texts for a join, each unguessable and never given before.
+
+    ``peer`` becomes the peer's id (letters, digits, ``_ . @ -``; 64 at the most) unless it
+    resumes or claims another, ``token`` is the one to resume with (at most 256 characters).
+    """
+
+    peer: str
+    token: str = attrs.field(repr=False)
