@@ -18,6 +18,15 @@ import attrs
 
 ROLLBACK: Final = "rollback"
 
+SESSIONS_APART: Final = 1_000
+"""Between the first sessions of two pairs. An initiator counts on by itself: what it sent to a
+peer that has left, and was made anew under the same id, must not look like the new pair's."""
+
+
+def next_session(last: int) -> int:
+    """Return the first session of a pair, beyond ``last`` and those on their way."""
+    return (last // SESSIONS_APART + 1) * SESSIONS_APART + 1
+
 
 @attrs.define
 class Pair:

@@ -79,7 +79,7 @@ from triocast.signaling.notices import (
     ResumeTold,
     optional,
 )
-from triocast.signaling.pairing import pair_up
+from triocast.signaling.pairing import next_session, pair_up
 from triocast.signaling.peers import Peer, PeerView, Room, announce, digest, introduce, view
 from triocast.signaling.relaying import relay_data, relay_signal
 
@@ -330,7 +330,7 @@ class Rooms:
             ),
         )
         for other in room.peers.values():
-            room.last_session += 1
+            room.last_session = next_session(room.last_session)
             pair = pair_up(
                 other.id, other.capabilities, peer_id, peer.capabilities, session=room.last_session
             )
