@@ -43,12 +43,12 @@ class Client:
     uplink: list[str] = field(default_factory=list)
     downlink: list[Any] = field(default_factory=list)
     heard: list[tuple[str, int]] = field(default_factory=list)
-    said: list[tuple[str, str, int]] = field(default_factory=list)
+    said: list[tuple[int, str, int]] = field(default_factory=list)
     gaps: int = 0
     errors: list[dict[str, Any]] = field(default_factory=list)
     told: list[tuple[str, str, int, bool, bool, bool]] = field(default_factory=list)
     connections_made: int = 0
-    reloads: int = 0
+    lives: int = 0
     lies_about_seq: int | None = None
 
     # What it sends.
@@ -82,6 +82,7 @@ class Client:
 
     def forget(self) -> None:
         """Be nobody again."""
+        self.lives += 1
         self.peer = self.token = None
         self.last_seq, self.next_seq, self.gaps = 0, 1, 0
         self.unacknowledged, self.links = [], {}
@@ -90,7 +91,6 @@ class Client:
     def reload(self) -> None:
         """The page is loaded anew: nothing is left but the name."""
         self.forget()
-        self.reloads += 1
 
     def leave(self) -> None:
         self.wants_in = False
@@ -119,7 +119,7 @@ class Client:
 
     def say(self, peer: str, number: int) -> None:
         assert self.peer is not None
-        self.said.append((self.peer, peer, number))
+        self.said.append((self.lives, peer, number))
         self._send_numbered({"type": "data", "to": peer, "payload": number, "id": number})
 
     def _write(self, message: dict[str, Any]) -> None:

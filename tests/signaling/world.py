@@ -24,6 +24,7 @@ class World:
         self.owners: dict[str, Client] = {}
         self.unnoticed: list[str] = []
         self.given_up: set[str] = set()
+        self.born: dict[str, int] = {}
 
     # What can happen.
 
@@ -65,10 +66,10 @@ class World:
             return
         if isinstance(message, Join):
             number = next(self.numbers)
-            admission = Admission(
-                subject=client.name, may_claim=client.claims, may_send_data=True
-            )
+            admission = Admission(subject=client.name, may_claim=client.claims, may_send_data=True)
             fresh = Fresh(f"p{number}", f"t{number}")
+            if message.resume is None:
+                self.born[client.name if client.claims else fresh.peer] = number
             effects = self.rooms.join(connection, message, admission, fresh, self.now)
         else:
             effects = self.rooms.handle(connection, message, self.now)
@@ -173,12 +174,15 @@ class World:
         by_peer = {client.peer: client for client in present}
         for sender in present:
             told = {error.get("re") for error in sender.errors}
-            for peer, to, number in sender.said:
+            for life, to, number in sender.said:
                 target = by_peer.get(to)
-                if peer != sender.peer or target is None or target.gaps or sender.reloads:
+                is_certain = life == sender.lives and sender.gaps == 0
+                if target is None or target.gaps or not is_certain:
                     continue
-                if target.reloads == 0 and sender.gaps == 0:
-                    assert (peer, number) in target.heard or number in told, "lost in silence"
+                if number > self.born[target.peer or ""]:
+                    assert (sender.peer, number) in target.heard or number in told, (
+                        "lost in silence"
+                    )
 
     def everybody_goes(self) -> None:
         for client in self.clients:

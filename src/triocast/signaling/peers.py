@@ -50,12 +50,9 @@ class Peer:
 
 @attrs.define(eq=False)
 class Room:
-    """``last_session`` is the highest number that any pair of the room has had."""
-
     name: str
     peers: dict[str, Peer] = attrs.field(factory=dict)
     is_locked: bool = False
-    last_session: int = 0
 
 
 @attrs.frozen

@@ -108,6 +108,7 @@ class Rooms:
         self._tokens: dict[bytes, Peer] = {}
         self._suspended: dict[Peer, None] = {}
         self._bans = Bans(self.limits.bans)
+        self._last_session = 0
 
     # What connections do.
 
@@ -330,9 +331,9 @@ class Rooms:
             ),
         )
         for other in room.peers.values():
-            room.last_session = next_session(room.last_session)
+            self._last_session = next_session(self._last_session)
             pair = pair_up(
-                other.id, other.capabilities, peer_id, peer.capabilities, session=room.last_session
+                other.id, other.capabilities, peer_id, peer.capabilities, session=self._last_session
             )
             peer.pairs[other.id] = other.pairs[peer_id] = pair
         room.peers[peer_id] = peer
@@ -429,12 +430,11 @@ class Rooms:
 
     def _review(self, peer: Peer, delivery: Delivery) -> None:
         """Do what is due for a suspended peer."""
-        away = delivery.now - peer.suspended_at
-        if away >= self.limits.grace_seconds:
+        if delivery.now >= peer.suspended_at + self.limits.grace_seconds:
             self._remove(peer, "timeout", delivery)
             return
         delivery.expire(peer)
-        if away >= self.limits.blip_seconds:
+        if delivery.now >= peer.suspended_at + self.limits.blip_seconds:
             for other in peer.others():
                 delivery.tell_suspended(peer, other)
 
@@ -465,7 +465,7 @@ class Rooms:
         others = list(room.peers.values())
         for other in others:
             pair = other.pairs.pop(peer.id)
-            room.last_session = max(room.last_session, pair.session)
+            self._last_session = max(self._last_session, pair.session)
             other.told_suspended.discard(peer.id)
         for other in others:
             delivery.tell(other, PeerLeft(peer=peer.id, reason=reason))
