@@ -153,7 +153,7 @@ class World:
         raise AssertionError("it never ends")
 
     def check_calm(self) -> None:
-        """What holds when it is calm: everybody is connected with everybody, nobody else is there."""
+        """What holds when it is calm: everybody is connected with everybody who is there."""
         present = [client for client in self.clients if client.wants_in]
         assert all(client.joined for client in present)
         ids = {client.peer for client in present}

@@ -1,0 +1,207 @@
+"""The way into a room: as a new peer, in the place of an earlier self, or back by a token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from triocast.signaling.bans import Bans
+from triocast.signaling.delivery import Delivery
+from triocast.signaling.errors import (
+    AlreadyJoined,
+    JoinForbidden,
+    PeerIdTaken,
+    Replaced,
+    ResumeFailed,
+    RoomFull,
+    RoomLocked,
+    RoomNotFound,
+    TurnUnavailable,
+    UnsupportedVersion,
+)
+from triocast.signaling.ice import IceServers
+from triocast.signaling.limits import Admission, Fresh, Limits
+from triocast.signaling.mailbox import Mailbox
+from triocast.signaling.messages import CAPABILITIES, VERSION, Join, RequestId, Resume
+from triocast.signaling.notices import (
+    Heartbeat,
+    Joined,
+    LimitsTold,
+    PeerState,
+    ResumeTold,
+    optional,
+)
+from triocast.signaling.peers import Peer, Room, announce, digest, introduce
+from triocast.signaling.registry import Registry
+
+IceServersOf = Callable[[str], IceServers]
+
+
+class Door:
+    """Lets connections in, under the limits."""
+
+    def __init__(
+        self, limits: Limits, registry: Registry, bans: Bans, ice_servers: IceServersOf
+    ) -> None:
+        self._limits = limits
+        self._registry = registry
+        self._bans = bans
+        self._ice_servers = ice_servers
+
+    def let_in(
+        self,
+        connection: str,
+        message: Join,
+        admission: Admission,
+        fresh: Fresh,
+        delivery: Delivery,
+    ) -> None:
+        """Make the connection a peer's. Raises SignalingError; nothing has changed then."""
+        if message.version != VERSION:
+            raise UnsupportedVersion(f"this server speaks version {VERSION}")
+        if connection in self._registry.connections:
+            raise AlreadyJoined("this connection has joined a room already")
+        self._check_ban(message.room, admission.subject, delivery.now)
+        if message.resume is None:
+            self._enter(connection, message, admission, fresh, delivery)
+        else:
+            self._resume(connection, message, message.resume, admission, delivery)
+
+    def _check_ban(self, room: str, subject: str | None, now: float) -> None:
+        until = None if subject is None else self._bans.until(room, subject, now=now)
+        if until is not None:
+            raise JoinForbidden("you were removed from this room for a while", wait=until - now)
+
+    def _enter(
+        self,
+        connection: str,
+        message: Join,
+        admission: Admission,
+        fresh: Fresh,
+        delivery: Delivery,
+    ) -> None:
+        if message.peer is not None and not admission.may_claim:
+            raise JoinForbidden("this token does not allow an id of one's own choice")
+        peer_id = message.peer or fresh.peer
+        room = self._registry.rooms.get(message.room)
+        before = None if room is None else room.peers.get(peer_id)
+        if room is None or before is None:
+            room = self._room_for_one_more(message.room, admission)
+        elif admission.subject is None or before.subject != admission.subject:
+            raise PeerIdTaken(f"there is a peer {peer_id} in this room")
+        else:
+            error = Replaced("the peer joined anew")
+            self._registry.expel(before, error, delivery, keep_room=True)
+        peer = self._make_peer(peer_id, room, connection, message, admission, fresh)
+        self._registry.add(peer)
+        resume = ResumeTold(fresh.token, self._limits.grace_seconds, False, False, 0, 0)
+        self._tell_joined(peer, connection, message.id, resume, delivery)
+        for other in peer.others():
+            delivery.tell(other, announce(peer, other))
+
+    def _room_for_one_more(self, name: str, admission: Admission) -> Room:
+        room = self._registry.rooms.get(name)
+        if room is not None and room.is_locked:
+            raise RoomLocked("the room is locked")
+        if len(self._registry.tokens) >= self._limits.peers:
+            raise RoomFull("the server has as many peers as it takes", wait=5)
+        if room is not None:
+            if len(room.peers) >= self._limits.peers_per_room:
+                raise RoomFull(f"a room has at most {self._limits.peers_per_room} peers", wait=5)
+            return room
+        if not admission.may_create:
+            raise RoomNotFound("there is no such room")
+        if len(self._registry.rooms) >= self._limits.rooms:
+            raise RoomFull("the server has as many rooms as it takes", wait=5)
+        room = self._registry.rooms[name] = Room(name)
+        return room
+
+    def _make_peer(
+        self,
+        peer_id: str,
+        room: Room,
+        connection: str,
+        message: Join,
+        admission: Admission,
+        fresh: Fresh,
+    ) -> Peer:
+        return Peer(
+            id=peer_id,
+            room=room,
+            connection=connection,
+            subject=admission.subject,
+            role=admission.role,
+            may_send_data=admission.may_send_data,
+            capabilities=CAPABILITIES.intersection(message.capabilities),
+            metadata=message.metadata_text,
+            token_digest=digest(fresh.token),
+            mailbox=Mailbox(
+                most=self._limits.queue_messages,
+                most_bytes=self._limits.queue_bytes,
+                seconds=self._limits.queue_seconds,
+            ),
+        )
+
+    def _resume(
+        self,
+        connection: str,
+        message: Join,
+        resume: Resume,
+        admission: Admission,
+        delivery: Delivery,
+    ) -> None:
+        peer = self._registry.tokens.get(digest(resume.token))
+        if peer is None or peer.room.name != message.room or peer.subject != admission.subject:
+            raise ResumeFailed("no peer of this room waits for this token; join without it")
+        self._registry.reconnect(peer, connection, delivery)
+        missed = peer.mailbox.after(resume.last_seq, now=delivery.now)
+        if missed is None:
+            peer.mailbox.reset()
+        told = ResumeTold(
+            resume.token,
+            self._limits.grace_seconds,
+            resumed=True,
+            gap=missed is None,
+            seq=peer.mailbox.seq if missed is None else resume.last_seq,
+            received=peer.received,
+        )
+        self._tell_joined(peer, connection, message.id, told, delivery)
+        delivery.again(connection, missed or [])
+        for other in peer.others():
+            if other.id in peer.told_suspended:
+                delivery.tell(other, PeerState(peer=peer.id, state="connected"))
+        peer.told_suspended.clear()
+
+    def _tell_joined(
+        self,
+        peer: Peer,
+        connection: str,
+        re: RequestId,
+        resume: ResumeTold,
+        delivery: Delivery,
+    ) -> None:
+        trouble: TurnUnavailable | None = None
+        try:
+            ice = self._ice_servers(peer.id)
+        except TurnUnavailable as error:
+            ice, trouble = IceServers(), error
+        limits = self._limits
+        joined = Joined(
+            re=optional(re),
+            room=peer.room.name,
+            peer=peer.id,
+            role=peer.role,
+            ice_servers=ice.servers,
+            ice_servers_ttl=ice.ttl,
+            heartbeat=Heartbeat(limits.heartbeat_seconds, limits.heartbeat_timeout),
+            limits=LimitsTold(limits.sizes.message_bytes, limits.rate),
+            resume=resume,
+        )
+        # Whoever has a gap needs the state; to others what follows tells what has changed.
+        if resume.gap or not resume.resumed:
+            joined.peers = [introduce(other, peer) for other in peer.others()]
+            for other in peer.others():
+                if not other.is_connected:
+                    other.told_suspended.add(peer.id)
+        delivery.answer(connection, joined)
+        if trouble is not None:
+            delivery.refuse(connection, trouble, re=None)
