@@ -6,6 +6,7 @@ from typing import Any
 
 from .connections import FakePeerConnection
 
+FAR_AHEAD = 10_000
 CURED = {"queue-full", "expired"}
 HARMLESS = {"peer-not-found", "stale-session", "peer-unreachable"}
 
@@ -68,7 +69,9 @@ class Client:
         if self.claims:
             join["peer"] = self.name
         if self.token is not None:
-            last_seq = self.last_seq if self.lies_about_seq is None else self.lies_about_seq
+            last_seq, lie = self.last_seq, self.lies_about_seq
+            if lie is not None and (lie < last_seq or lie == FAR_AHEAD):
+                last_seq = lie
             self.lies_about_seq = None
             join["resume"] = {"token": self.token, "lastSeq": last_seq}
         self.uplink.append(json.dumps(join))

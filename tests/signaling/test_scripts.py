@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from triocast.signaling.limits import Limits
 from triocast.signaling.messages import Sizes
 
-from .clients import Client
+from .clients import FAR_AHEAD, Client
 from .world import World
 
 CAPABILITIES = [
@@ -92,7 +92,7 @@ def play(world: World, step: str, one: int, other: int, number: int) -> None:
             world.pass_time(world.limits.grace_seconds)
         case "wrong seq":
             # Too little, or more than there is; what it claims to have it will not get.
-            client.lies_about_seq = 10_000 if number > 5 else min(number, client.last_seq)
+            client.lies_about_seq = FAR_AHEAD if number > 5 else number
 
 
 LIMITS = st.builds(
