@@ -1,5 +1,7 @@
 """What one peer says to another arrives, or its sender is told why not."""
 
+import itertools
+
 import pytest
 
 from triocast.signaling.limits import Admission
@@ -170,6 +172,19 @@ def test_two_suspended_peers_with_full_queues_come_to_an_end(table, session):
     for name in ("alice", "bob"):
         assert table.resume(f"{name}2", name, 1)[0]["resume"]["gap"] is True
     assert all(peer.queued_messages <= 8 for peer in table.rooms.view("r"))
+
+
+def test_a_crowd_of_suspended_peers_with_full_queues_comes_to_an_end():
+    table = Table(peers_per_room=400, queue_messages=1, queue_seconds=5)
+    crowd = [f"p{number}" for number in range(400)]
+    sessions = {name: table.join(name)["peers"][-1:] for name in crowd}
+    for one, other in itertools.pairwise(crowd):
+        table.lose(one)
+        [pair] = sessions[other]
+        table.signal(other, "renegotiate", one, pair["session"])
+    table.lose(crowd[-1])
+    table.wait(5)
+    assert all(peer.queued_messages <= 1 for peer in table.rooms.view("r"))
 
 
 def test_what_waits_for_a_peer_that_never_returns_goes_with_it(table, session):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import attrs
 
 from triocast.errors import CloseCode
@@ -38,6 +40,8 @@ class Delivery:
     def __init__(self, now: float) -> None:
         self.now = now
         self.effects: list[Effect] = []
+        self._undeliverable: deque[tuple[Peer, Sender, SignalingError]] = deque()
+        self._is_telling = False
 
     def answer(self, connection: str, message: Told) -> None:
         """Send what is of no use on any other connection, so that it is not kept."""
@@ -99,10 +103,15 @@ class Delivery:
         return True
 
     def _abandon(self, peer: Peer, error: SignalingError) -> None:
-        # Telling a sender may abandon what waits for that one, if it is suspended too; each
+        self._undeliverable.extend((peer, sender, error) for sender in peer.mailbox.abandon())
+        if self._is_telling:
+            return
+        # Telling a sender may abandon what waits for that one, if it is suspended too. Each
         # mailbox breaks once, so this ends.
-        for sender in peer.mailbox.abandon():
-            self._undelivered(peer, sender, error)
+        self._is_telling = True
+        while self._undeliverable:
+            self._undelivered(*self._undeliverable.popleft())
+        self._is_telling = False
 
     def _undelivered(self, target: Peer, sender: Sender, error: SignalingError) -> None:
         peer = target.room.peers.get(sender.peer)
