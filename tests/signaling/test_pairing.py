@@ -26,6 +26,11 @@ def test_the_newcomer_begins_and_who_can_roll_back_is_polite(elder, newcomer, po
     assert pair.strict is (polite is None)
 
 
+def test_names_decide_nothing():
+    for elder, newcomer in (("a", "b"), ("b", "a")):
+        assert pair_up(elder, PLAIN, newcomer, PLAIN, session=1).initiator == newcomer
+
+
 def test_the_first_offer_is_the_initiators():
     pair = pair_up("elder", ROLLBACK, "newcomer", ROLLBACK, session=1)
     assert pair.may_offer("newcomer")
