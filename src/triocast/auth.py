@@ -6,6 +6,10 @@ checked against the setting. ``sub`` is the user. The claim ``triocast`` says wh
     {"sub": "alice", "exp": 1767225600,
      "triocast": {"subscribe": ["news:*"], "publish": ["chat:*"], "admin": false}}
 
+``rooms`` are those of WebRTC signaling, each a pattern or an object that says more::
+
+    "rooms": ["team:*", {"room": "stage", "role": "host", "create": true, "claim": true}]
+
 Everybody with a grant hears ``$all`` and, with a ``sub``, their own ``$user:<sub>``. Publishing
 to ``$all``, ``$user:…`` and ``$conn:…`` has to be granted by these names (``$user:*`` is a
 pattern for this purpose alone).
@@ -37,11 +41,33 @@ ALGORITHM: Final = "HS256"
 
 CLAIM: Final = "triocast"
 
+LONGEST_ROLE: Final = 64
+
 MOST_REMEMBERED: Final = 10_000
 """Tokens whose grants are remembered; beyond it the one that was not used for longest is verified
 anew."""
 
 _OWN_PATTERNS: Final = frozenset({BROADCAST, "$user:*", "$conn:*"})
+
+
+@attrs.frozen
+class RoomRight:
+    """What the holder may do in rooms of WebRTC signaling: those whose names ``room`` matches.
+
+    ``create`` rooms that are not there, ``claim`` a peer id of its own choice, send ``data``
+    through the server. ``role`` is told to the others.
+    """
+
+    room: str
+    role: str = "peer"
+    create: bool = True
+    claim: bool = False
+    data: bool = False
+
+    def covers(self, room: str) -> bool:
+        if self.room.endswith("*"):
+            return room.startswith(self.room[:-1])
+        return room == self.room
 
 
 @attrs.frozen
@@ -53,6 +79,11 @@ class Grant:
     publish: tuple[str, ...] = ()
     admin: bool = False
     expires_at: float | None = None
+    rooms: tuple[RoomRight, ...] = ()
+
+    def room_right(self, room: str) -> RoomRight | None:
+        """Return what the holder may do in a room: the first that covers it; None for nothing."""
+        return next((right for right in self.rooms if right.covers(room)), None)
 
     def may_subscribe(self, name: str) -> bool:
         """Whether the grant covers a canonical channel, or every channel of a pattern.
@@ -74,7 +105,10 @@ class Grant:
 
 
 EVERYTHING: Final = Grant(
-    subscribe=("*",), publish=("*", BROADCAST, "$user:*", "$conn:*"), admin=True
+    subscribe=("*",),
+    publish=("*", BROADCAST, "$user:*", "$conn:*"),
+    admin=True,
+    rooms=(RoomRight("*", claim=True, data=True),),
 )
 """What an anonymous client may do where anonymous clients are let in, and the process itself."""
 
@@ -120,6 +154,19 @@ class Authenticator:
             raise Unauthorized("a token is needed: 'Authorization: Bearer <token>'")
         self._check_local(headers, address)
         return EVERYTHING
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether nobody is let in without a token."""
+        return self._key is not None and not self._anonymous_everywhere
+
+    def has_token(self, headers: Fields, query: Fields) -> bool:
+        """Whether the caller has brought something that should be a token."""
+        return "Authorization" in headers or "token" in query
+
+    def grant_of_token(self, token: str) -> Grant:
+        """Return the grant of a token that came in a message. Raises Unauthorized."""
+        return self._verify(token)
 
     def _token(self, headers: Fields, query: Fields) -> str | None:
         authorization = headers.get("Authorization")
@@ -201,7 +248,7 @@ def _grant_of(claims: dict[str, Any]) -> Grant:
     allowed = claims.get(CLAIM, {})
     if not isinstance(allowed, dict):
         raise TypeError(f"the claim {CLAIM!r} is not an object")
-    unknown = allowed.keys() - {"subscribe", "publish", "admin"}
+    unknown = allowed.keys() - {"subscribe", "publish", "admin", "rooms"}
     if unknown:
         raise ValueError(f"the claim {CLAIM!r} has unknown parts: {', '.join(sorted(unknown))}")
     expires_at = claims["exp"]
@@ -216,7 +263,32 @@ def _grant_of(claims: dict[str, Any]) -> Grant:
         publish=tuple(check_publish_pattern(name) for name in _names(allowed, "publish")),
         admin=admin,
         expires_at=float(expires_at),
+        rooms=tuple(_room_right(entry) for entry in _entries(allowed, "rooms")),
     )
+
+
+def _entries(allowed: dict[str, Any], part: str) -> list[Any]:
+    entries = allowed.get(part, [])
+    if not isinstance(entries, list):
+        raise TypeError(f"{part!r} is not a list")
+    return entries
+
+
+def _room_right(entry: object) -> RoomRight:
+    fields = {"room": entry} if isinstance(entry, str) else entry
+    if not isinstance(fields, dict) or not isinstance(fields.get("room"), str):
+        raise TypeError("an entry of 'rooms' is a pattern, or an object with 'room'")
+    unknown = fields.keys() - {"room", "role", "create", "claim", "data"}
+    if unknown:
+        raise ValueError(f"an entry of 'rooms' has unknown parts: {', '.join(sorted(unknown))}")
+    for name, value in fields.items():
+        if not isinstance(value, str if name in ("room", "role") else bool):
+            raise TypeError(f"{name!r} in an entry of 'rooms' is of the wrong kind")
+    if not 0 < len(fields.get("role", "peer")) <= LONGEST_ROLE:
+        raise ValueError(f"a role has 1 to {LONGEST_ROLE} characters")
+    if "*" in fields["room"][:-1]:
+        raise ValueError("a pattern of rooms has one '*', at its end")
+    return RoomRight(**fields)
 
 
 def _names(allowed: dict[str, Any], part: str) -> list[str]:

@@ -223,6 +223,12 @@ def restore(source: Path, config_file: Path | None, engine: str | None, force: b
     metavar="PATTERN",
     help="A channel or pattern that may be published to. May be repeated.",
 )
+@click.option(
+    "--room",
+    multiple=True,
+    metavar="PATTERN",
+    help="A room of WebRTC signaling that may be joined, or a pattern. May be repeated.",
+)
 @click.option("--admin", is_flag=True, help="Allow what administrators may do.")
 @click.option("--ttl", default="1h", metavar="DURATION", help="How long the token is good.  [1h]")
 @click.option(
@@ -236,6 +242,7 @@ def token(
     sub: str,
     subscribe: tuple[str, ...],
     publish: tuple[str, ...],
+    room: tuple[str, ...],
     admin: bool,
     ttl: str,
     config_file: Path | None,
@@ -250,6 +257,8 @@ def token(
         "subscribe": [_pattern(parse_pattern, name, "--subscribe") for name in subscribe],
         "publish": [_pattern(check_publish_pattern, name, "--publish") for name in publish],
     }
+    if room:
+        grant["rooms"] = list(room)
     if admin:
         grant["admin"] = True
     settings = _load(config_file, {}).settings

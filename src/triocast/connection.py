@@ -173,7 +173,7 @@ class Connection(Subscriber):
                 self._scope = nursery.cancel_scope
                 self._scope.deadline = self._grant_deadline()
                 if self._connections.enter(self):
-                    self.seq = self._hub.add(self, self._filter).seq
+                    self._listen()
                     access.opened(self)
                     self._opened()
                     nursery.start_soon(self._heartbeat)
@@ -195,6 +195,10 @@ class Connection(Subscriber):
                 access.closed(self, time.monotonic() - opened)
         assert self.reason is not None
         return self.reason
+
+    def _listen(self) -> None:
+        """Enter the hub, and hear what is for all and for this client's user."""
+        self.seq = self._hub.add(self, self._filter).seq
 
     def end(self, reason: EndReason) -> None:
         """End the connection; the first reason counts. It has left the hub on return."""

@@ -109,6 +109,7 @@ class Connections:
         return {
             "websocket_count": by["websocket"],
             "sse_count": by["sse"],
+            "signaling_count": by["signaling"],
             "poll_count": len(self._polls),
             "taken_over": taken_over,
             "portable": len(self.live) - taken_over,

@@ -195,6 +195,10 @@ class EndReason(Enum):
     MESSAGE_TOO_BIG = ("message_too_big", CloseCode.MESSAGE_TOO_BIG)
     POLICY = ("policy", CloseCode.POLICY)
     GRANT_ENDED = ("grant_ended", CloseCode.UNAUTHORIZED)
+    LEFT = ("left", CloseCode.NORMAL)
+    REPLACED = ("replaced", CloseCode.REPLACED)
+    KICKED = ("kicked", CloseCode.KICKED)
+    ROOM_CLOSED = ("room_closed", CloseCode.ROOM_CLOSED)
     SHUTDOWN = ("shutdown", CloseCode.SERVICE_RESTART)
     SERVER_ERROR = ("server_error", CloseCode.SERVER_ERROR)
 

@@ -9,8 +9,10 @@ Plain Trio and no web framework, so that an application can hold one of its own:
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 import attrs
 import trio
@@ -22,7 +24,16 @@ from triocast.hub import Hub
 from triocast.presence import Presence
 from triocast.publisher import Publisher
 from triocast.settings import Settings
+from triocast.signaling.ice import IceSettings, ice_servers
+from triocast.signaling.rooms import Limits, Rooms
 from triocast.transports.deflate import DeflatedTextFrameEncoder, make_deflate
+from triocast.transports.signaling import Signaling
+
+SIGNALING_RATE: Final = 200.0
+"""Messages per second that a peer may send; it is read no faster than that."""
+
+SIGNALING_QUEUE_BYTES: Final = 131_072
+"""What is kept for each peer of signaling, for its return."""
 
 
 @attrs.frozen
@@ -35,6 +46,8 @@ class Node:
     publisher: Publisher
     connections: Connections
     presence: Presence
+    signaling: Signaling | None
+    """The rooms of WebRTC signaling; None where that is switched off."""
     authenticator: Authenticator
     deflate: DeflatedTextFrameEncoder | None
     """Agrees on compression with WebSocket clients, and encodes for them; None while no namespace
@@ -65,6 +78,8 @@ class Node:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.engine.run)
                 nursery.start_soon(self.hub.run)
+                if self.signaling is not None:
+                    nursery.start_soon(self.signaling.run)
                 if self.presence.is_on:
                     nursery.start_soon(self.presence.run)
         finally:
@@ -97,6 +112,7 @@ def build_node(settings: Settings) -> Node:
         hub=hub,
         publisher=publisher,
         presence=presence,
+        signaling=_open_signaling(settings) if settings.signaling_enabled else None,
         connections=Connections(
             engine,
             hub,
@@ -114,6 +130,28 @@ def build_node(settings: Settings) -> Node:
         ),
         deflate=make_deflate(settings.namespaces),
     )
+
+
+def _open_signaling(settings: Settings) -> Signaling:
+    limits = Limits(
+        rooms=settings.max_connections,
+        peers=settings.max_connections,
+        peers_per_room=settings.signaling_peers_per_room,
+        queue_bytes=SIGNALING_QUEUE_BYTES,
+        grace_seconds=settings.signaling_grace_seconds,
+        blip_seconds=min(Limits().blip_seconds, settings.signaling_grace_seconds),
+        heartbeat_seconds=settings.heartbeat_seconds,
+        heartbeat_timeout=2 * settings.heartbeat_seconds,
+        rate=SIGNALING_RATE,
+        relay_data=settings.signaling_relay_data,
+    )
+    ice = IceSettings(
+        stun=settings.stun_servers,
+        turn=settings.turn_servers,
+        secret=settings.turn_secret,
+        lifetime=int(settings.turn_seconds),
+    )
+    return Signaling(Rooms(limits, lambda peer: ice_servers(ice, peer, now=time.time())))
 
 
 @asynccontextmanager

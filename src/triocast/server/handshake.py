@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Callable
 
 from websockets.utils import accept_key
 
 from triocast.connection import Connection
 from triocast.node import Node
 from triocast.server.messages import Request, write_head
-from triocast.web import events, websocket
+from triocast.transports.deflate import DeflatedTextFrameEncoder
+from triocast.transports.websocket import WebSocketConnection
+from triocast.web import events, signaling, websocket
 from triocast.web.call import Call
 from triocast.web.origins import Origins
 
@@ -44,7 +47,33 @@ def open_stream(node: Node, origins: Origins, request: Request) -> Connection | 
 
 
 def open_websocket(node: Node, origins: Origins, request: Request) -> Connection | None:
-    """Return the connection of ``WS /realtime/ws``, with the response's head as preface.
+    """Return the connection of ``WS /realtime/ws``; see `_upgrade`."""
+    return _upgrade(
+        node,
+        origins,
+        request,
+        websocket.open_websocket,
+        websocket.choose_subprotocol,
+        node.deflate,
+    )
+
+
+def open_signaling(node: Node, origins: Origins, request: Request) -> Connection | None:
+    """Return the connection of ``WS /realtime/webrtc/signaling``; see `_upgrade`."""
+    return _upgrade(
+        node, origins, request, signaling.open_signaling, signaling.choose_subprotocol, None
+    )
+
+
+def _upgrade(
+    node: Node,
+    origins: Origins,
+    request: Request,
+    open_connection: Callable[[Node, Call], WebSocketConnection],
+    choose_subprotocol: Callable[[Call], str | None],
+    deflate: DeflatedTextFrameEncoder | None,
+) -> Connection | None:
+    """Return the connection of a WebSocket, with the response's head as preface.
 
     None if it is no opening handshake. Raises TriocastError if it is refused.
     """
@@ -53,17 +82,16 @@ def open_websocket(node: Node, origins: Origins, request: Request) -> Connection
     if key is None or request.body:
         return None
     origins.check(call)
-    connection = websocket.open_websocket(node, call)
+    connection = open_connection(node, call)
     node.connections.admit(connection)
     headers = [
         ("upgrade", "websocket"),
         ("connection", "Upgrade"),
         ("sec-websocket-accept", accept_key(key)),
     ]
-    subprotocol = websocket.choose_subprotocol(call)
+    subprotocol = choose_subprotocol(call)
     if subprotocol is not None:
         headers.append(("sec-websocket-protocol", subprotocol))
-    deflate = node.deflate
     agreed = deflate and deflate.negotiate(call.headers.all("Sec-WebSocket-Extensions"))
     if agreed:
         headers.append(("sec-websocket-extensions", agreed))

@@ -17,10 +17,10 @@ import h11
 from triocast.connection import Connection
 from triocast.errors import TriocastError
 from triocast.node import Node
-from triocast.server.handshake import open_stream, open_websocket
+from triocast.server.handshake import open_signaling, open_stream, open_websocket
 from triocast.server.messages import Request, read_request, write_head
 from triocast.transports.links import ASGIReceive
-from triocast.web import events, plain, publish, websocket
+from triocast.web import events, plain, publish, signaling, websocket
 from triocast.web.origins import Origins
 
 MOST_BODY_BYTES: Final = 65_536
@@ -41,6 +41,7 @@ class Shortcuts:
         self._streams = {
             events.PATH.encode(): open_stream,
             websocket.PATH.encode(): open_websocket,
+            signaling.PATH.encode(): open_signaling,
         }
         self._endpoints = {path.encode(): each for path, each in publish.ENDPOINTS.items()}
         self._beginnings = tuple(

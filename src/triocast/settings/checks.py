@@ -57,6 +57,12 @@ def duration_or_zero(value: float) -> Finding | None:
     return _duration(value, zero=True)
 
 
+def credential_lifetime(value: float) -> Finding | None:
+    if 60 <= value <= 604_800:
+        return None
+    return f"{value} seconds is out of range", "give a duration from 1 minute to 7 days"
+
+
 LONGEST_AGE: Final = 3_660 * 86_400.0
 
 

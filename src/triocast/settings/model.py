@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from triocast.settings.checks import (
     check_origins,
     check_readable,
     check_token_key,
+    credential_lifetime,
     duration_or_zero,
     is_loopback,
     normal_origins,
@@ -113,6 +115,7 @@ class Settings:
     )
     websocket_enabled: bool = _setting(True, BOOLEAN, "Serve WebSocket connections.")
     sse_enabled: bool = _setting(True, BOOLEAN, "Serve Server-Sent Events.")
+    signaling_enabled: bool = _setting(True, BOOLEAN, "Serve WebRTC signaling.")
     takeover: bool = _setting(
         True,
         BOOLEAN,
@@ -167,6 +170,33 @@ class Settings:
         SECONDS,
         "Seconds that events are kept for resuming; 0 is as long as there is room.",
         check=age_or_zero,
+    )
+    signaling_peers_per_room: int = _setting(
+        32, INTEGER, "Most peers in one room of WebRTC signaling.", check=between(1, 1_000)
+    )
+    signaling_grace_seconds: float = _setting(
+        30.0,
+        SECONDS,
+        "Seconds a peer has to come back when its signaling connection broke.",
+        check=positive_duration,
+    )
+    signaling_relay_data: bool = _setting(
+        False, BOOLEAN, "Let peers whose tokens allow it send data through the server."
+    )
+    stun_servers: tuple[str, ...] = _setting(
+        (), LIST, "STUN servers that peers are told of, such as stun:stun.example.com:3478."
+    )
+    turn_servers: tuple[str, ...] = _setting(
+        (), LIST, "TURN servers that peers are told of, such as turn:turn.example.com:3478."
+    )
+    turn_secret: str | None = _setting(
+        None,
+        SECRET,
+        "The secret that TURN servers share with this server (coturn's static-auth-secret).",
+        secret=True,
+    )
+    turn_seconds: float = _setting(
+        3_600.0, SECONDS, "Seconds that TURN credentials last.", check=credential_lifetime
     )
     max_documents: int = _setting(
         100_000, INTEGER, "Most documents, all channels together.", check=between(0)
@@ -286,6 +316,7 @@ def _find_contradictions(settings: Settings) -> Iterator[Problem]:
             "name the origins, or set token_key",
             related=("token_key",),
         )
+    yield from _find_wrong_servers(settings)
     certificate, key = settings.tls_certificate, settings.tls_key
     if (certificate is None) != (key is None):
         there, missing = "tls_certificate", "tls_key"
@@ -300,6 +331,26 @@ def _find_contradictions(settings: Settings) -> Iterator[Problem]:
         )
     elif certificate and key and (found := check_key_pair(certificate, key)):
         yield Problem("tls_certificate", "argument", *found, related=("tls_key",))
+
+
+def _find_wrong_servers(settings: Settings) -> Iterator[Problem]:
+    for name in ("stun", "turn"):
+        for url in getattr(settings, f"{name}_servers"):
+            if not re.fullmatch(rf"{name}s?:[^/\s][!-~]{{0,400}}", url):
+                yield Problem(
+                    f"{name}_servers",
+                    "argument",
+                    f"{url!r} is not the address of a {name.upper()} server",
+                    f"write {name}:host:port, or {name}s:host:port for TLS, without //",
+                )
+    if settings.turn_servers and not settings.turn_secret:
+        yield Problem(
+            "turn_servers",
+            "argument",
+            "peers cannot use a TURN server without credentials",
+            "set turn_secret to the static-auth-secret of the TURN servers",
+            related=("turn_secret",),
+        )
 
 
 def check_bind(settings: Settings, source: str = "argument") -> None:

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import hmac
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import attrs
@@ -57,6 +57,10 @@ def _is_plain(url: str) -> bool:
     return url.isascii() and url.isprintable() and " " not in url
 
 
+def _all(urls: Iterable[str]) -> tuple[str, ...]:
+    return tuple(urls)
+
+
 @attrs.frozen
 class IceSettings:
     """The servers of the settings.
@@ -66,8 +70,8 @@ class IceSettings:
     the start should stop there.
     """
 
-    stun: tuple[str, ...] = attrs.field(default=(), converter=tuple)
-    turn: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    stun: tuple[str, ...] = attrs.field(default=(), converter=_all)
+    turn: tuple[str, ...] = attrs.field(default=(), converter=_all)
     secret: str | None = attrs.field(default=None, repr=False)
     lifetime: int = 3600
 

@@ -39,6 +39,7 @@ RequestId = str | int | None
 _ROOM: Final = r"^[A-Za-z0-9_.:/@#=+~%-]{1,128}\Z"
 _PEER: Final = r"^[A-Za-z0-9_.@-]{1,64}\Z"
 _peer_id = re.compile(_PEER)
+_room = re.compile(_ROOM)
 
 Room = Annotated[str, Meta(pattern=_ROOM)]
 PeerId = Annotated[str, Meta(pattern=_PEER)]
@@ -51,6 +52,11 @@ Short = Annotated[str, Meta(max_length=256)]
 def is_peer_id(text: str) -> bool:
     """Whether this can be the id of a peer."""
     return _peer_id.match(text) is not None
+
+
+def is_room(text: str) -> bool:
+    """Whether this can be the name of a room."""
+    return _room.match(text) is not None
 
 
 class Description(msgspec.Struct, frozen=True):

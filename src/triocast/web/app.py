@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from typing import Final
 
 from quart import Response, has_request_context, request
 from quart import websocket as websocket_request
@@ -14,13 +15,36 @@ from triocast.engines import siblings
 from triocast.errors import TriocastError
 from triocast.node import Node, build_node
 from triocast.settings import Settings, load_settings
-from triocast.web import asgi, documents, events, health, history, poll, presence, stats, websocket
+from triocast.web import (
+    asgi,
+    documents,
+    events,
+    health,
+    history,
+    poll,
+    presence,
+    signaling,
+    stats,
+    websocket,
+)
 from triocast.web.answers import failure, refusal
 from triocast.web.body import Request
 from triocast.web.current import NODE_KEY, ORIGINS_KEY
 from triocast.web.origins import Origins, guard
 
 log = logging.getLogger("triocast.web")
+
+ENDPOINTS: Final = (
+    events,
+    websocket,
+    poll,
+    history,
+    documents,
+    presence,
+    signaling,
+    stats,
+    health,
+)
 
 STOCK_SERVER_NOTE = (
     "this is not Triocast's own server: connections go the portable way, which is slower;"
@@ -46,7 +70,17 @@ def create_app(settings: Settings | None = None, *, own_server: bool = False) ->
     app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = None
     app.config[NODE_KEY] = node
     origins = app.config[ORIGINS_KEY] = Origins(settings.allowed_origins)
-    for endpoints in (events, websocket, poll, history, documents, presence, stats, health):
+    for endpoints in (
+        events,
+        websocket,
+        poll,
+        history,
+        documents,
+        presence,
+        signaling,
+        stats,
+        health,
+    ):
         app.register_blueprint(endpoints.blueprint)
     guard(app, origins)
     app.register_error_handler(TriocastError, _refuse)

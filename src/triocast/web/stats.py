@@ -32,6 +32,8 @@ async def stats() -> Response:
             "batches": hub.stats.batches,
             "inbox_bytes": hub.stats.inbox_bytes,
             "merged": node.engine.merged,
+            "rooms": 0 if node.signaling is None else len(node.signaling.rooms.rooms),
+            "peers": 0 if node.signaling is None else node.signaling.rooms.peer_count,
             "epoch": node.engine.head.epoch,
             "seq": node.engine.head.seq,
             "ended": dict(connections.ended),

@@ -1,0 +1,256 @@
+"""WebRTC signaling over WebSocket: carries out what the rooms decide (see `signaling.rooms`)."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from triocast.auth import Grant
+from triocast.errors import CloseCode, EndReason, TriocastError
+from triocast.link import Link
+from triocast.signaling.delivery import Close, Effect
+from triocast.signaling.errors import (
+    BadMessage,
+    JoinForbidden,
+    JoinUnauthorized,
+    SignalingError,
+)
+from triocast.signaling.limits import Admission, Fresh
+from triocast.signaling.messages import SUBPROTOCOL, Join, MessageError, RequestId, parse
+from triocast.signaling.notices import Ping, encode, error_message, refusal
+from triocast.signaling.rooms import Rooms
+from triocast.transports.websocket import WebSocketConnection
+
+if TYPE_CHECKING:
+    from triocast.connections import Connections
+
+__all__ = ["SUBPROTOCOL", "Signaling", "SignalingConnection"]
+
+DUE_SECONDS: Final = 1.0
+"""How often ends of grace periods and the like are looked for."""
+
+BURST_SECONDS: Final = 2.0
+"""For so long a client may send faster than its rate."""
+
+_REASONS: Final = {
+    CloseCode.NORMAL: EndReason.LEFT,
+    CloseCode.REPLACED: EndReason.REPLACED,
+    CloseCode.KICKED: EndReason.KICKED,
+    CloseCode.ROOM_CLOSED: EndReason.ROOM_CLOSED,
+    CloseCode.SERVICE_RESTART: EndReason.SHUTDOWN,
+    CloseCode.UNAUTHORIZED: EndReason.GRANT_ENDED,
+}
+
+log = logging.getLogger("triocast.signaling")
+
+GrantOf = Callable[[str], Grant]
+
+
+class Signaling:
+    """The rooms of a process and the connections of their peers."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self.rooms = rooms
+        self._connections: dict[str, SignalingConnection] = {}
+        self._effects: deque[Effect] = deque()
+        self._is_busy = False
+
+    async def run(self) -> None:
+        """Do what time brings, until cancelled."""
+        while True:
+            await trio.sleep(DUE_SECONDS)
+            self.carry_out(self.rooms.due(trio.current_time()))
+
+    def carry_out(self, effects: Iterable[Effect]) -> None:
+        """Do what the rooms decided, in order.
+
+        A connection that fails on the way has the rooms decide more, which comes after it.
+        """
+        self._effects.extend(effects)
+        if self._is_busy:
+            return
+        self._is_busy = True
+        try:
+            while self._effects:
+                effect = self._effects.popleft()
+                connection = self._connections.get(effect.connection)
+                if connection is None:
+                    continue
+                if isinstance(effect, Close):
+                    connection.end(_REASONS.get(effect.code, EndReason.POLICY))
+                else:
+                    connection.tell(effect.data)
+        finally:
+            self._is_busy = False
+
+    def enter(self, connection: SignalingConnection) -> None:
+        """Be told of a connection, which may join a room."""
+        self._connections[connection.id] = connection
+
+    def leave(self, connection: SignalingConnection, reason: EndReason) -> None:
+        """Be told that it has ended. Its peer may come back, unless its grant has ended."""
+        if self._connections.pop(connection.id, None) is None:
+            return
+        now = trio.current_time()
+        if reason is EndReason.GRANT_ENDED:
+            self.carry_out(self.rooms.end(connection.id, CloseCode.UNAUTHORIZED, "", now))
+        else:
+            self.carry_out(self.rooms.lost(connection.id, now))
+
+
+class SignalingConnection(WebSocketConnection):
+    """A client that joins one room, as one peer."""
+
+    __slots__ = ("_first_grant", "_grant_of", "_is_peer", "_may_send_at", "_signaling")
+
+    transport = "signaling"
+
+    def __init__(
+        self,
+        connections: Connections,
+        signaling: Signaling,
+        *,
+        id: str,
+        grant: Grant | None,
+        grant_of: GrantOf,
+        address: str | None,
+    ) -> None:
+        """Make the connection of a client.
+
+        ``grant`` is what it brought with its handshake; without one, the token in its ``join``
+        is made into one by ``grant_of``, which raises Unauthorized.
+        """
+        super().__init__(
+            connections,
+            id=id,
+            grant=Grant() if grant is None else grant,
+            address=address,
+            max_message_bytes=signaling.rooms.limits.sizes.message_bytes,
+        )
+        self._signaling = signaling
+        self._first_grant = grant
+        self._grant_of = grant_of
+        self._is_peer = False
+        self._may_send_at = 0.0
+        self._heartbeat_seconds = signaling.rooms.limits.heartbeat_seconds
+
+    # The life of the connection.
+
+    def _listen(self) -> None:
+        """Events are not for peers."""
+
+    def _opened(self) -> None:
+        self._signaling.enter(self)
+        if self.preface:
+            self.push(b"")  # The client speaks first, once it knows that it is let in.
+
+    async def run(self, link: Link) -> EndReason:
+        try:
+            return await super().run(link)
+        finally:
+            self._signaling.leave(self, self.reason or EndReason.SERVER_ERROR)
+
+    def end(self, reason: EndReason) -> None:
+        is_first = self.reason is None
+        super().end(reason)
+        if is_first:
+            self._signaling.leave(self, reason)
+
+    def tell(self, data: bytes) -> None:
+        """Send a message of the rooms."""
+        self._push_text(data)
+
+    def _beat(self) -> None:
+        if not self._heard:
+            self.end(EndReason.PEER_LOST)
+            return
+        if not self._is_peer:
+            self.end(EndReason.POLICY)  # It had the time of a heartbeat to join.
+            return
+        self._heard = False
+        received = self._signaling.rooms.received(self.id)
+        ping = Ping(t=time.time()) if received is None else Ping(t=time.time(), received=received)
+        self._push_text(encode(ping))
+
+    def _farewell(self, reason: EndReason) -> Sequence[bytes] | None:
+        if reason is EndReason.PEER_LOST:
+            return None
+        return super()._farewell(reason)
+
+    # What the client says.
+
+    async def _handle(self, message: str | bytes) -> None:
+        await self._slow_down()
+        if self.reason is not None:
+            return
+        rooms = self._signaling.rooms
+        try:
+            if isinstance(message, bytes):
+                raise MessageError(BadMessage("send text, with one JSON object"))
+            said = parse(message, rooms.limits.sizes)
+        except MessageError as error:
+            self.tell(encode(refusal(error)))
+            return
+        now = trio.current_time()
+        if not isinstance(said, Join):
+            self._signaling.carry_out(rooms.handle(self.id, said, now))
+            return
+        try:
+            admission = self._admit(said)
+        except SignalingError as error:
+            self._refuse(error, said.id)
+            return
+        fresh = Fresh(peer=secrets.token_urlsafe(12), token=secrets.token_urlsafe(24))
+        self._signaling.carry_out(rooms.join(self.id, said, admission, fresh, now))
+        self._is_peer = rooms.received(self.id) is not None
+
+    def _admit(self, join: Join) -> Admission:
+        """Return what the client may do in the room. Raises SignalingError."""
+        if not self._is_peer:
+            self._take_grant(join.token)
+        right = self.grant.room_right(join.room)
+        if right is None:
+            raise JoinForbidden("you may not join this room")
+        subject = f"address:{self.address}" if self.user is None else f"user:{self.user}"
+        return Admission(
+            subject=subject,
+            role=right.role,
+            may_create=right.create,
+            may_claim=right.claim,
+            may_send_data=right.data,
+        )
+
+    def _take_grant(self, token: str | None) -> None:
+        if token is None:
+            if self._first_grant is None:
+                raise JoinUnauthorized("a token is needed, in 'token' or with the handshake")
+            grant = self._first_grant
+        else:
+            try:
+                grant = self._grant_of(token)
+            except TriocastError as error:
+                raise JoinUnauthorized(error.message) from None
+        self.grant = grant
+        self.user = grant.user
+        if self._scope is not None:
+            self._scope.deadline = self._grant_deadline()
+
+    def _refuse(self, error: SignalingError, re: RequestId) -> None:
+        self.tell(encode(error_message(error, re=re)))
+
+    async def _slow_down(self) -> None:
+        """Wait until the client's rate allows one more message."""
+        rate = self._signaling.rooms.limits.rate
+        if rate is None:
+            return
+        now = trio.current_time()
+        early = self._may_send_at - now - BURST_SECONDS
+        self._may_send_at = max(self._may_send_at, now) + 1 / rate
+        if early > 0:
+            await trio.sleep(early)
