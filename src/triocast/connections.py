@@ -110,6 +110,7 @@ class Connections:
             "websocket_count": by["websocket"],
             "sse_count": by["sse"],
             "signaling_count": by["signaling"],
+            "peerjs_count": by["peerjs"],
             "poll_count": len(self._polls),
             "taken_over": taken_over,
             "portable": len(self.live) - taken_over,

@@ -25,8 +25,10 @@ from triocast.presence import Presence
 from triocast.publisher import Publisher
 from triocast.settings import Settings
 from triocast.signaling.ice import IceSettings, ice_servers
+from triocast.signaling.peerjs import PeerLimits
 from triocast.signaling.rooms import Limits, Rooms
 from triocast.transports.deflate import DeflatedTextFrameEncoder, make_deflate
+from triocast.transports.peerjs import PeerJS
 from triocast.transports.signaling import Signaling
 
 SIGNALING_RATE: Final = 200.0
@@ -34,6 +36,10 @@ SIGNALING_RATE: Final = 200.0
 
 SIGNALING_QUEUE_BYTES: Final = 131_072
 """What is kept for each peer of signaling, for its return."""
+
+
+PEERJS_SILENT_HEARTBEATS: Final = 4
+"""A client of PeerJS that gives no sign for so many heartbeats is dropped."""
 
 
 @attrs.frozen
@@ -48,6 +54,8 @@ class Node:
     presence: Presence
     signaling: Signaling | None
     """The rooms of WebRTC signaling; None where that is switched off."""
+    peerjs: PeerJS | None
+    """The clients of PeerJS; None where that is switched off."""
     authenticator: Authenticator
     deflate: DeflatedTextFrameEncoder | None
     """Agrees on compression with WebSocket clients, and encodes for them; None while no namespace
@@ -80,6 +88,8 @@ class Node:
                 nursery.start_soon(self.hub.run)
                 if self.signaling is not None:
                     nursery.start_soon(self.signaling.run)
+                if self.peerjs is not None:
+                    nursery.start_soon(self.peerjs.run)
                 if self.presence.is_on:
                     nursery.start_soon(self.presence.run)
         finally:
@@ -113,6 +123,7 @@ def build_node(settings: Settings) -> Node:
         publisher=publisher,
         presence=presence,
         signaling=_open_signaling(settings) if settings.signaling_enabled else None,
+        peerjs=_open_peerjs(settings) if settings.peerjs_enabled else None,
         connections=Connections(
             engine,
             hub,
@@ -152,6 +163,11 @@ def _open_signaling(settings: Settings) -> Signaling:
         lifetime=int(settings.turn_seconds),
     )
     return Signaling(Rooms(limits, lambda peer: ice_servers(ice, peer, now=time.time())))
+
+
+def _open_peerjs(settings: Settings) -> PeerJS:
+    # Clients whose pages are hidden speak once a minute, by the browsers' throttling.
+    return PeerJS(PeerLimits(alive_seconds=PEERJS_SILENT_HEARTBEATS * settings.heartbeat_seconds))
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from triocast.node import Node
 from triocast.server.messages import Request, write_head
 from triocast.transports.deflate import DeflatedTextFrameEncoder
 from triocast.transports.websocket import WebSocketConnection
-from triocast.web import events, signaling, websocket
+from triocast.web import events, peerjs, signaling, websocket
 from triocast.web.call import Call
 from triocast.web.origins import Origins
 
@@ -63,6 +63,15 @@ def open_signaling(node: Node, origins: Origins, request: Request) -> Connection
     return _upgrade(
         node, origins, request, signaling.open_signaling, signaling.choose_subprotocol, None
     )
+
+
+def open_peerjs(node: Node, origins: Origins, request: Request) -> Connection | None:
+    """Return the connection of ``WS /peerjs``; see `_upgrade`."""
+    return _upgrade(node, origins, request, peerjs.open_peerjs, _no_subprotocol, None)
+
+
+def _no_subprotocol(call: Call) -> None:
+    """PeerJS has none."""
 
 
 def _upgrade(

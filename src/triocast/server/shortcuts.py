@@ -17,10 +17,15 @@ import h11
 from triocast.connection import Connection
 from triocast.errors import TriocastError
 from triocast.node import Node
-from triocast.server.handshake import open_signaling, open_stream, open_websocket
+from triocast.server.handshake import (
+    open_peerjs,
+    open_signaling,
+    open_stream,
+    open_websocket,
+)
 from triocast.server.messages import Request, read_request, write_head
 from triocast.transports.links import ASGIReceive
-from triocast.web import events, plain, publish, signaling, websocket
+from triocast.web import events, peerjs, plain, publish, signaling, websocket
 from triocast.web.origins import Origins
 
 MOST_BODY_BYTES: Final = 65_536
@@ -42,6 +47,7 @@ class Shortcuts:
             events.PATH.encode(): open_stream,
             websocket.PATH.encode(): open_websocket,
             signaling.PATH.encode(): open_signaling,
+            peerjs.PATH.encode(): open_peerjs,
         }
         self._endpoints = {path.encode(): each for path, each in publish.ENDPOINTS.items()}
         self._beginnings = tuple(

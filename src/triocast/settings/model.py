@@ -116,6 +116,10 @@ class Settings:
     websocket_enabled: bool = _setting(True, BOOLEAN, "Serve WebSocket connections.")
     sse_enabled: bool = _setting(True, BOOLEAN, "Serve Server-Sent Events.")
     signaling_enabled: bool = _setting(True, BOOLEAN, "Serve WebRTC signaling.")
+    peerjs_enabled: bool = _setting(True, BOOLEAN, "Serve the PeerJS protocol (/peerjs).")
+    peerjs_discovery: bool = _setting(
+        False, BOOLEAN, "Tell PeerJS clients the ids of all others (listAllPeers)."
+    )
     takeover: bool = _setting(
         True,
         BOOLEAN,

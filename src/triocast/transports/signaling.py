@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +13,7 @@ import trio
 from triocast.auth import Grant
 from triocast.errors import CloseCode, EndReason, TriocastError
 from triocast.link import Link
-from triocast.signaling.delivery import Close, Effect
+from triocast.signaling.delivery import Effect
 from triocast.signaling.errors import (
     BadMessage,
     JoinForbidden,
@@ -25,6 +24,7 @@ from triocast.signaling.limits import Admission, Fresh
 from triocast.signaling.messages import SUBPROTOCOL, Join, MessageError, RequestId, parse
 from triocast.signaling.notices import Ping, encode, error_message, refusal
 from triocast.signaling.rooms import Rooms
+from triocast.transports.effects import Pace, Recipients
 from triocast.transports.websocket import WebSocketConnection
 
 if TYPE_CHECKING:
@@ -34,18 +34,6 @@ __all__ = ["SUBPROTOCOL", "Signaling", "SignalingConnection"]
 
 DUE_SECONDS: Final = 1.0
 """How often ends of grace periods and the like are looked for."""
-
-BURST_SECONDS: Final = 2.0
-"""For so long a client may send faster than its rate."""
-
-_REASONS: Final = {
-    CloseCode.NORMAL: EndReason.LEFT,
-    CloseCode.REPLACED: EndReason.REPLACED,
-    CloseCode.KICKED: EndReason.KICKED,
-    CloseCode.ROOM_CLOSED: EndReason.ROOM_CLOSED,
-    CloseCode.SERVICE_RESTART: EndReason.SHUTDOWN,
-    CloseCode.UNAUTHORIZED: EndReason.GRANT_ENDED,
-}
 
 log = logging.getLogger("triocast.signaling")
 
@@ -57,9 +45,7 @@ class Signaling:
 
     def __init__(self, rooms: Rooms) -> None:
         self.rooms = rooms
-        self._connections: dict[str, SignalingConnection] = {}
-        self._effects: deque[Effect] = deque()
-        self._is_busy = False
+        self._recipients = Recipients()
 
     async def run(self) -> None:
         """Do what time brings, until cancelled."""
@@ -68,34 +54,16 @@ class Signaling:
             self.carry_out(self.rooms.due(trio.current_time()))
 
     def carry_out(self, effects: Iterable[Effect]) -> None:
-        """Do what the rooms decided, in order.
-
-        A connection that fails on the way has the rooms decide more, which comes after it.
-        """
-        self._effects.extend(effects)
-        if self._is_busy:
-            return
-        self._is_busy = True
-        try:
-            while self._effects:
-                effect = self._effects.popleft()
-                connection = self._connections.get(effect.connection)
-                if connection is None:
-                    continue
-                if isinstance(effect, Close):
-                    connection.end(_REASONS.get(effect.code, EndReason.POLICY))
-                else:
-                    connection.tell(effect.data)
-        finally:
-            self._is_busy = False
+        """Do what the rooms decided, in order."""
+        self._recipients.carry_out(effects)
 
     def enter(self, connection: SignalingConnection) -> None:
         """Be told of a connection, which may join a room."""
-        self._connections[connection.id] = connection
+        self._recipients.enter(connection)
 
     def leave(self, connection: SignalingConnection, reason: EndReason) -> None:
         """Be told that it has ended. Its peer may come back, unless its grant has ended."""
-        if self._connections.pop(connection.id, None) is None:
+        if not self._recipients.leave(connection):
             return
         now = trio.current_time()
         if reason is EndReason.GRANT_ENDED:
@@ -107,7 +75,7 @@ class Signaling:
 class SignalingConnection(WebSocketConnection):
     """A client that joins one room, as one peer."""
 
-    __slots__ = ("_first_grant", "_grant_of", "_is_peer", "_may_send_at", "_signaling")
+    __slots__ = ("_first_grant", "_grant_of", "_is_peer", "_pace", "_signaling")
 
     transport = "signaling"
 
@@ -137,7 +105,7 @@ class SignalingConnection(WebSocketConnection):
         self._first_grant = grant
         self._grant_of = grant_of
         self._is_peer = False
-        self._may_send_at = 0.0
+        self._pace = Pace(signaling.rooms.limits.rate)
         self._heartbeat_seconds = signaling.rooms.limits.heartbeat_seconds
 
     # The life of the connection.
@@ -186,7 +154,7 @@ class SignalingConnection(WebSocketConnection):
     # What the client says.
 
     async def _handle(self, message: str | bytes) -> None:
-        await self._slow_down()
+        await self._pace.keep()
         if self.reason is not None:
             return
         rooms = self._signaling.rooms
@@ -243,14 +211,3 @@ class SignalingConnection(WebSocketConnection):
 
     def _refuse(self, error: SignalingError, re: RequestId) -> None:
         self.tell(encode(error_message(error, re=re)))
-
-    async def _slow_down(self) -> None:
-        """Wait until the client's rate allows one more message."""
-        rate = self._signaling.rooms.limits.rate
-        if rate is None:
-            return
-        now = trio.current_time()
-        early = self._may_send_at - now - BURST_SECONDS
-        self._may_send_at = max(self._may_send_at, now) + 1 / rate
-        if early > 0:
-            await trio.sleep(early)

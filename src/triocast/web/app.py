@@ -21,6 +21,7 @@ from triocast.web import (
     events,
     health,
     history,
+    peerjs,
     poll,
     presence,
     signaling,
@@ -42,6 +43,7 @@ ENDPOINTS: Final = (
     documents,
     presence,
     signaling,
+    peerjs,
     stats,
     health,
 )
@@ -70,17 +72,7 @@ def create_app(settings: Settings | None = None, *, own_server: bool = False) ->
     app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = None
     app.config[NODE_KEY] = node
     origins = app.config[ORIGINS_KEY] = Origins(settings.allowed_origins)
-    for endpoints in (
-        events,
-        websocket,
-        poll,
-        history,
-        documents,
-        presence,
-        signaling,
-        stats,
-        health,
-    ):
+    for endpoints in ENDPOINTS:
         app.register_blueprint(endpoints.blueprint)
     guard(app, origins)
     app.register_error_handler(TriocastError, _refuse)
@@ -130,6 +122,7 @@ async def _refuse_http(error: HTTPException) -> Response:
 
 
 async def _fail(error: Exception) -> Response:
-    where = request.path if has_request_context() else websocket_request.path
+    failed = request if has_request_context() else websocket_request
+    where = failed.url_rule or failed.path  # Not what was in the path: it may be a token.
     log.error("%s failed", where, exc_info=error)
     return failure().as_response()

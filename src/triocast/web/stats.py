@@ -34,6 +34,7 @@ async def stats() -> Response:
             "merged": node.engine.merged,
             "rooms": 0 if node.signaling is None else len(node.signaling.rooms.rooms),
             "peers": 0 if node.signaling is None else node.signaling.rooms.peer_count,
+            "peerjs": None if node.peerjs is None else node.peerjs.counts(),
             "epoch": node.engine.head.epoch,
             "seq": node.engine.head.seq,
             "ended": dict(connections.ended),

@@ -1,0 +1,286 @@
+"""The PeerJS protocol, as its client from npm speaks it: who is there, and what waits for whom.
+
+All peers share one space of ids. What one sends to another goes straight on; for somebody who is
+not there it waits a moment, because both of a pair may be about to come, and then its sender is
+told ``EXPIRE``. What waits is bounded for each receiver, each sender, and in all; what finds no
+room counts as expired at once. `peerjs_messages` has the messages.
+
+As in `rooms`, methods return effects to be carried out in order, and times are in seconds of any
+clock that only grows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import itertools
+from collections import Counter
+from operator import itemgetter
+from typing import Final
+
+import attrs
+
+from triocast.errors import CloseCode
+from triocast.signaling.delivery import Close, Deliver, Effect
+from triocast.signaling.peerjs_messages import (
+    ID_TAKEN,
+    OPEN,
+    Heartbeat,
+    Relayed,
+    Request,
+    expire,
+)
+
+ENTRY_BYTES: Final = 512
+"""What a waiting message costs besides its text, about."""
+
+_MAC_CHARACTERS: Final = 24
+
+
+@attrs.frozen
+class PeerLimits:
+    """The bounds. Times are in seconds, bytes count `ENTRY_BYTES` for each message.
+
+    ``wait_seconds`` is how long something waits for a peer that is not there, ``alive_seconds``
+    how long a client may give no sign of itself.
+    """
+
+    message_bytes: int = 65_536
+    wait_seconds: float = 5.0
+    alive_seconds: float = 90.0
+    receiver_messages: int = 256
+    receiver_bytes: int = 524_288
+    sender_bytes: int = 524_288
+    total_bytes: int = 33_554_432
+
+
+@attrs.frozen
+class Owner:
+    """Who holds an id: the ``secret`` that a client makes up and comes back with, and its
+    ``user`` where there is one.
+    """
+
+    id: str
+    secret: str = attrs.field(repr=False)
+    user: str | None = None
+
+
+@attrs.define
+class _Client:
+    owner: Owner
+    connection: str
+    heard_at: float
+
+
+@attrs.define
+class _Pair:
+    """What waits from one sender for one receiver. It is delivered as a whole or not at all."""
+
+    sender: Owner
+    receiver: str
+    since: float
+    messages: list[tuple[int, bytes]] = attrs.field(factory=list)
+    bytes: int = 0
+
+
+@attrs.define
+class PeerStats:
+    """Counts since the start."""
+
+    relayed: int = 0
+    queued: int = 0
+    expired: int = 0
+    """Messages that nobody came for, or that found no room to wait."""
+
+
+class Peers:
+    """The clients of one process."""
+
+    def __init__(self, limits: PeerLimits) -> None:
+        self.limits = limits
+        self.stats = PeerStats()
+        self._by_id: dict[str, _Client] = {}
+        self._by_connection: dict[str, _Client] = {}
+        # In the order of their first messages, which is the order in which they expire.
+        self._pairs: dict[tuple[str, Owner], _Pair] = {}
+        self._by_receiver: dict[str, dict[Owner, _Pair]] = {}
+        self._bytes_of: Counter[Owner] = Counter()
+        self._numbers = itertools.count()
+        self.waiting_bytes = 0
+
+    @property
+    def ids(self) -> list[str]:
+        """Everybody who is there, in the order of their coming."""
+        return list(self._by_id)
+
+    @property
+    def peer_count(self) -> int:
+        return len(self._by_id)
+
+    @property
+    def waiting_messages(self) -> int:
+        return sum(len(pair.messages) for pair in self._pairs.values())
+
+    # Coming and going.
+
+    def claim(self, connection: str, owner: Owner, now: float) -> list[Effect]:
+        """Let a client in under its id, with what waits for it; or tell it that the id is taken.
+
+        Its owner takes it over from a connection of its own that is still open.
+        """
+        effects: list[Effect] = []
+        known = self._by_id.get(owner.id)
+        if known is not None:
+            if not _is_same(known.owner, owner):
+                return [
+                    Deliver(connection, ID_TAKEN),
+                    Close(connection, CloseCode.POLICY, "the id is taken"),
+                ]
+            self._forget(known)
+            effects.append(Close(known.connection, CloseCode.REPLACED, "came back"))
+        effects.extend(self._expire(now))
+        client = _Client(owner, connection, now)
+        self._by_id[owner.id] = self._by_connection[connection] = client
+        effects.append(Deliver(connection, OPEN))
+        waiting = list(self._by_receiver.get(owner.id, {}).values())
+        messages = [message for pair in waiting for message in pair.messages]
+        for pair in waiting:
+            self._remove(pair)
+        self.stats.relayed += len(messages)
+        effects.extend(Deliver(connection, data) for _, data in sorted(messages, key=itemgetter(0)))
+        return effects
+
+    def lost(self, connection: str) -> None:
+        """Be told that a connection has ended. Nobody else is: its peers may well be connected."""
+        client = self._by_connection.get(connection)
+        if client is not None:
+            self._forget(client)
+
+    def heard(self, connection: str, now: float) -> None:
+        """Be told of a sign of life."""
+        client = self._by_connection.get(connection)
+        if client is not None:
+            client.heard_at = now
+
+    # What clients send.
+
+    def handle(self, connection: str, message: Request, now: float) -> list[Effect]:
+        """Pass a message on, or let it wait."""
+        client = self._by_connection.get(connection)
+        if client is None:
+            return []
+        client.heard_at = now
+        if isinstance(message, Heartbeat):
+            return []
+        data = message.relayed(client.owner.id)
+        target = self._by_id.get(message.dst)
+        if target is not None:
+            self.stats.relayed += 1
+            return [Deliver(target.connection, data)]
+        if not message.waits:
+            return []
+        return [*self._expire(now), *self._queue(client.owner, message, data, now)]
+
+    def due(self, now: float) -> list[Effect]:
+        """Do what time brings: what waited too long expires, and who is silent is dropped."""
+        effects = self._expire(now)
+        silent = [
+            client
+            for client in self._by_connection.values()
+            if now - client.heard_at >= self.limits.alive_seconds
+        ]
+        for client in silent:
+            self._forget(client)
+            effects.append(Close(client.connection, CloseCode.PEER_LOST, "gave no sign"))
+        return effects
+
+    def _forget(self, client: _Client) -> None:
+        del self._by_connection[client.connection]
+        del self._by_id[client.owner.id]
+
+    # What waits.
+
+    def _queue(self, sender: Owner, message: Relayed, data: bytes, now: float) -> list[Effect]:
+        pair = self._pairs.get((message.dst, sender))
+        size = len(data) + ENTRY_BYTES
+        if not self._has_room(sender, message.dst, size):
+            # The rest of a negotiation is of no use without this, so all of it is given up.
+            self.stats.expired += 1
+            if pair is not None:
+                self._give_up(pair)
+            return self._tell_expired(sender, message.dst)
+        if pair is None:
+            pair = self._pairs[message.dst, sender] = _Pair(sender, message.dst, now)
+            self._by_receiver.setdefault(message.dst, {})[sender] = pair
+        pair.messages.append((next(self._numbers), data))
+        pair.bytes += size
+        self._bytes_of[sender] += size
+        self.waiting_bytes += size
+        self.stats.queued += 1
+        return []
+
+    def _has_room(self, sender: Owner, receiver: str, size: int) -> bool:
+        limits = self.limits
+        pairs = self._by_receiver.get(receiver, {}).values()
+        return (
+            self.waiting_bytes + size <= limits.total_bytes
+            and self._bytes_of[sender] + size <= limits.sender_bytes
+            and sum(pair.bytes for pair in pairs) + size <= limits.receiver_bytes
+            and sum(len(pair.messages) for pair in pairs) < limits.receiver_messages
+        )
+
+    def _expire(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        while self._pairs:
+            pair = next(iter(self._pairs.values()))
+            if now - pair.since < self.limits.wait_seconds:
+                break
+            self._give_up(pair)
+            effects.extend(self._tell_expired(pair.sender, pair.receiver))
+        return effects
+
+    def _give_up(self, pair: _Pair) -> None:
+        self.stats.expired += len(pair.messages)
+        self._remove(pair)
+
+    def _tell_expired(self, sender: Owner, receiver: str) -> list[Effect]:
+        client = self._by_id.get(sender.id)
+        if client is None or client.owner != sender:
+            return []  # It has gone, and whoever has its id now did not ask.
+        return [Deliver(client.connection, expire(src=receiver, dst=sender.id))]
+
+    def _remove(self, pair: _Pair) -> None:
+        del self._pairs[pair.receiver, pair.sender]
+        of_receiver = self._by_receiver[pair.receiver]
+        del of_receiver[pair.sender]
+        if not of_receiver:
+            del self._by_receiver[pair.receiver]
+        self.waiting_bytes -= pair.bytes
+        self._bytes_of[pair.sender] -= pair.bytes
+        if not self._bytes_of[pair.sender]:
+            del self._bytes_of[pair.sender]
+
+
+def _is_same(known: Owner, other: Owner) -> bool:
+    same_secret = hmac.compare_digest(known.secret.encode(), other.secret.encode())
+    return same_secret and known.user == other.user
+
+
+# Ids that are given.
+
+
+def issue_id(key: str, user: str | None, nonce: str) -> str:
+    """Return an id for a user, recognized later without being remembered.
+
+    ``key`` is the server's secret, ``nonce`` letters and digits that were never given before.
+    """
+    who = "" if user is None else f"user:{user}"
+    text = f"triocast peerjs id\n{nonce}\n{who}".encode()
+    mac = hmac.new(key.encode(), text, hashlib.sha256).hexdigest()
+    return f"{nonce}-{mac[:_MAC_CHARACTERS]}"
+
+
+def is_issued(id: str, key: str, user: str | None) -> bool:
+    """Whether `issue_id` made this id for this user."""
+    nonce = id.partition("-")[0]
+    return hmac.compare_digest(id.encode(), issue_id(key, user, nonce).encode())

@@ -1,0 +1,95 @@
+"""Carries out what signaling decides: messages to connections, and their ends."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+import trio
+
+from triocast.errors import CloseCode, EndReason
+from triocast.signaling.delivery import Close, Effect
+
+BURST_SECONDS: Final = 2.0
+"""For so long a client may send faster than its rate."""
+
+_REASONS: Final = {
+    CloseCode.NORMAL: EndReason.LEFT,
+    CloseCode.REPLACED: EndReason.REPLACED,
+    CloseCode.KICKED: EndReason.KICKED,
+    CloseCode.ROOM_CLOSED: EndReason.ROOM_CLOSED,
+    CloseCode.SERVICE_RESTART: EndReason.SHUTDOWN,
+    CloseCode.UNAUTHORIZED: EndReason.GRANT_ENDED,
+    CloseCode.PEER_LOST: EndReason.PEER_LOST,
+}
+
+
+class Recipient(Protocol):
+    """A connection that effects are about."""
+
+    id: str
+
+    def tell(self, data: bytes) -> None:
+        """Send a message."""
+
+    def end(self, reason: EndReason) -> None:
+        """End the connection."""
+
+
+class Recipients:
+    """The connections of one kind, by their ids."""
+
+    def __init__(self) -> None:
+        self._connections: dict[str, Recipient] = {}
+        self._effects: deque[Effect] = deque()
+        self._is_busy = False
+
+    def enter(self, connection: Recipient) -> None:
+        self._connections[connection.id] = connection
+
+    def leave(self, connection: Recipient) -> bool:
+        """Forget a connection; false if that has happened before."""
+        return self._connections.pop(connection.id, None) is not None
+
+    def carry_out(self, effects: Iterable[Effect]) -> None:
+        """Do what was decided, in order.
+
+        A connection that fails on the way has more decided, which comes after it.
+        """
+        self._effects.extend(effects)
+        if self._is_busy:
+            return
+        self._is_busy = True
+        try:
+            while self._effects:
+                effect = self._effects.popleft()
+                connection = self._connections.get(effect.connection)
+                if connection is None:
+                    continue
+                if isinstance(effect, Close):
+                    connection.end(_REASONS.get(effect.code, EndReason.POLICY))
+                else:
+                    connection.tell(effect.data)
+        finally:
+            self._is_busy = False
+
+
+class Pace:
+    """Slows a client down to a rate, in messages per second; None is no bound."""
+
+    __slots__ = ("_may_send_at", "_rate")
+
+    def __init__(self, rate: float | None) -> None:
+        self._rate = rate
+        self._may_send_at = 0.0
+
+    async def keep(self) -> None:
+        """Wait until the rate allows one more message."""
+        if self._rate is None:
+            return
+        now = trio.current_time()
+        early = self._may_send_at - now - BURST_SECONDS
+        self._may_send_at = max(self._may_send_at, now) + 1 / self._rate
+        if early > 0:
+            await trio.sleep(early)

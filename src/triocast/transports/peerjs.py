@@ -1,0 +1,144 @@
+"""PeerJS over WebSocket: carries out what `signaling.peerjs` decides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from triocast.auth import Grant
+from triocast.errors import BadRequest, EndReason
+from triocast.link import Link
+from triocast.signaling.peerjs import Owner, PeerLimits, Peers
+from triocast.signaling.peerjs_messages import error, parse
+from triocast.transports.effects import Pace, Recipients
+from triocast.transports.websocket import WebSocketConnection
+from triocast.wire import websocket as frames
+
+if TYPE_CHECKING:
+    from triocast.connections import Connections
+
+DUE_SECONDS: Final = 0.5
+"""How often it is looked for what has waited too long, and who gives no sign."""
+
+RATE: Final = 200.0
+"""Messages per second that a client may send; it is read no faster than that."""
+
+
+class PeerJS:
+    """The peers of a process and their connections."""
+
+    def __init__(self, limits: PeerLimits) -> None:
+        self.peers = Peers(limits)
+        self.recipients = Recipients()
+
+    async def run(self) -> None:
+        """Do what time brings, until cancelled."""
+        while True:
+            await trio.sleep(DUE_SECONDS)
+            self.recipients.carry_out(self.peers.due(trio.current_time()))
+
+    def counts(self) -> dict[str, int]:
+        """Return the numbers for the stats."""
+        peers = self.peers
+        return {
+            "peers": peers.peer_count,
+            "waiting": peers.waiting_messages,
+            "waiting_bytes": peers.waiting_bytes,
+            "relayed": peers.stats.relayed,
+            "expired": peers.stats.expired,
+        }
+
+
+class PeerJSConnection(WebSocketConnection):
+    """A client of PeerJS, under one id."""
+
+    __slots__ = ("_owner", "_pace", "_peerjs", "_refusal")
+
+    transport = "peerjs"
+
+    def __init__(
+        self,
+        connections: Connections,
+        peerjs: PeerJS,
+        *,
+        id: str,
+        grant: Grant,
+        address: str | None,
+        owner: Owner | None,
+        refusal: str = "",
+    ) -> None:
+        """Make the connection of a client, who gets the id of ``owner``.
+
+        Browsers do not see why a handshake is refused: so one that is to be told, by ``refusal``,
+        is let in without an ``owner``, told, and sent away.
+        """
+        super().__init__(
+            connections,
+            id=id,
+            grant=grant,
+            address=address,
+            max_message_bytes=peerjs.peers.limits.message_bytes,
+        )
+        self._peerjs = peerjs
+        self._owner = owner
+        self._refusal = refusal
+        self._pace = Pace(RATE)
+
+    def _listen(self) -> None:
+        """Events are not for peers."""
+
+    def _opened(self) -> None:
+        if self._owner is None:
+            self._refuse(self._refusal)
+            return
+        self._peerjs.recipients.enter(self)
+        now = trio.current_time()
+        self._peerjs.recipients.carry_out(self._peerjs.peers.claim(self.id, self._owner, now))
+
+    async def run(self, link: Link) -> EndReason:
+        try:
+            return await super().run(link)
+        finally:
+            self._leave()
+
+    def end(self, reason: EndReason) -> None:
+        super().end(reason)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._peerjs.recipients.leave(self):
+            self._peerjs.peers.lost(self.id)
+
+    def tell(self, data: bytes) -> None:
+        """Send a message."""
+        self._push_text(data)
+
+    def _beat(self) -> None:
+        # Pongs are signs too: those of hidden pages come in time, unlike their scripts' messages.
+        if self._heard:
+            self._peerjs.peers.heard(self.id, trio.current_time())
+        self._heard = False
+        if self._reader is not None:
+            self.push(frames.frame(frames.PING, b""))
+
+    async def _handle(self, message: str | bytes) -> None:
+        await self._pace.keep()
+        if self.reason is not None:
+            return
+        try:
+            if isinstance(message, bytes):
+                raise BadRequest("messages are text")
+            said = parse(message)
+        except BadRequest as wrong:
+            self._refuse(wrong.message)
+            return
+        now = trio.current_time()
+        if said is None:
+            self._peerjs.peers.heard(self.id, now)
+            return
+        self._peerjs.recipients.carry_out(self._peerjs.peers.handle(self.id, said, now))
+
+    def _refuse(self, why: str) -> None:
+        self.tell(error(why))
+        self.end(EndReason.POLICY)
