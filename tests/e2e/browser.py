@@ -12,7 +12,7 @@ import os
 import queue
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
@@ -83,11 +83,12 @@ class Browser:
         self._chromium = chromium
 
     @contextmanager
-    def page(self, address: str) -> Iterator[Page]:
-        """A tab that shows `address`; it is closed at the end."""
+    def page(self, address: str, *, permissions: Sequence[str] = ()) -> Iterator[Page]:
+        """A tab that shows `address`; it is closed at the end. Its site has the permissions."""
 
         def open_tab() -> Any:
             tab = self._chromium.new_page()
+            tab.context.grant_permissions(permissions, origin=address)
             tab.set_default_timeout(20_000)
             tab.goto(address)
             return tab
@@ -100,8 +101,8 @@ class Browser:
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """Start Chromium; skip, or fail in CI, where it is missing."""
+def chromium(*arguments: str) -> Iterator[Browser]:
+    """Start Chromium with more arguments; skip, or fail in CI, where it is missing."""
     path = shutil.which("chromium")
     if path is None:
         _missing("Chromium is missing: apt-get install chromium")
@@ -113,7 +114,9 @@ def chromium() -> Iterator[Browser]:
     try:
         play = thread.do(lambda: sync_playwright().start())
         try:
-            running = thread.do(lambda: play.chromium.launch(executable_path=path, args=ARGUMENTS))
+            running = thread.do(
+                lambda: play.chromium.launch(executable_path=path, args=[*ARGUMENTS, *arguments])
+            )
             try:
                 yield Browser(thread, running)
             finally:

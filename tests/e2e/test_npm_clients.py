@@ -3,39 +3,26 @@ Triocast."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
-SCRIPTS = Path(__file__).parent.parent / "js"
-INSTALL_SECONDS = 120.0
+from e2e.npm import SCRIPTS, install, run
+
 RUN_SECONDS = 300.0
 _COUNT = re.compile(r"^# (tests|pass) (\d+)$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the scripts with what they import; skips, or fails in CI, where that cannot be."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        _missing("Node or npm is missing: apt-get install nodejs npm")
-    folder = tmp_path_factory.mktemp("npm") / "js"
-    shutil.copytree(SCRIPTS, folder, ignore=shutil.ignore_patterns("node_modules"))
-    status, out = _run("npm", "ci", "--no-audit", "--no-fund", folder=folder, limit=INSTALL_SECONDS)
-    if status:
-        _missing(f"npm cannot install what the tests need:\n{out[-2_000:]}")
-    return folder
+    """A copy of the scripts with what they import."""
+    return install(tmp_path_factory.mktemp("npm"))
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in SCRIPTS.glob("*.test.mjs")))
 def test_in_node(folder: Path, script: str) -> None:
-    status, out = _run(
+    status, out = run(
         "node", "--test", "--test-reporter=tap", script, folder=folder, limit=RUN_SECONDS
     )
     print(out)  # pytest shows it if the test failed
@@ -43,39 +30,3 @@ def test_in_node(folder: Path, script: str) -> None:
     assert status == 0
     assert int(counts["tests"]) > 0
     assert counts["pass"] == counts["tests"]
-
-
-def _run(*command: str, folder: Path, limit: float) -> tuple[int, str]:
-    """Run a command to its end; whatever it started has ended then, too."""
-    environment = os.environ | {"TRIOCAST_TEST_PYTHON": sys.executable}
-    environment.pop("NODE_TEST_CONTEXT", None)  # of another run that this one is part of
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, _ = process.communicate(timeout=limit)
-        return process.returncode, out
-    finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End the group of processes that a command began, and the command."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return  # It is gone, as it should be.
-    process.wait()
-
-
-def _missing(what: str) -> NoReturn:
-    if os.environ.get("CI") == "true":
-        pytest.fail(what)
-    pytest.skip(what)

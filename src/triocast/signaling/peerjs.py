@@ -138,10 +138,10 @@ class Peers:
                 ]
             self._forget(known)
             effects.append(Close(known.connection, CloseCode.REPLACED, "came back"))
-        effects.extend(self._expire(now))
         client = _Client(owner, connection, now)
         self._by_id[owner.id] = self._by_connection[connection] = client
         effects.append(Deliver(connection, OPEN))
+        effects.extend(self._expire(now))
         waiting = list(self._by_receiver.get(owner.id, {}).values())
         messages = [message for pair in waiting for message in pair.messages]
         for pair in waiting:
