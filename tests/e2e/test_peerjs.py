@@ -32,6 +32,7 @@ class Peer:
         secret: str = "s1",
         query: str | None = None,
         origin: str | None = None,
+        headers: dict[str, str] | None = None,
     ) -> None:
         self.id = id
         asked = f"key={key}&id={id}&token={secret}&version=1.5.5" if query is None else query
@@ -40,6 +41,7 @@ class Peer:
                 connect(
                     f"ws://{server.authority}/peerjs?{asked}",
                     origin=origin,  # type: ignore[arg-type]
+                    additional_headers=headers,
                     open_timeout=PATIENCE,
                     close_timeout=PATIENCE,
                     ping_interval=None,
@@ -206,6 +208,7 @@ def test_what_is_wrong_is_told(server: Server, name: str) -> None:
     for id in ("-", "a--b", "%C3%BC", "a%0A", "x" * 129):
         assert refusal(server, id) == "Invalid id or token provided"
     assert refusal(server, secret="x" * 257) == "Invalid id or token provided"
+    assert "proxy" in refusal(server, headers={"X-Forwarded-For": "10.0.0.1"})
     with Peer(server, f"{name}%20b") as peer:
         peer.opened()
 

@@ -95,8 +95,10 @@ def _claim(node: Node, call: Call) -> tuple[Grant, Owner]:
         raise NotFound(NOT_ALL_GIVEN)
     try:
         grant, right = _grant(node, call, _check(key))
-    except TriocastError:
-        raise Unauthorized(INVALID_KEY) from None
+    except TriocastError as error:
+        if error.code == NotFound.code or _is_token(node, key):
+            raise Unauthorized(INVALID_KEY) from None
+        raise  # It is not about the key, but about where the caller is.
     if not is_id(id) or len(secret) > LONGEST_SECRET:
         raise NotFound("Invalid id or token provided")
     if not right.claim and not is_issued(id, node.settings.token_key or "", grant.user):
@@ -116,10 +118,14 @@ def _check(key: str) -> str:
     return key
 
 
+def _is_token(node: Node, key: str) -> bool:
+    return node.authenticator.needs_token or "." in key
+
+
 def _grant(node: Node, call: Call, key: str) -> tuple[Grant, RoomRight]:
     """Return what a key stands for. Raises Unauthorized or Forbidden."""
     authenticator = node.authenticator
-    if authenticator.needs_token or "." in key:
+    if _is_token(node, key):
         grant = authenticator.grant_of_token(key)
     else:
         # Without the query, whose 'token' is not ours.
