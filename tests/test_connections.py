@@ -78,6 +78,7 @@ async def test_counts(connections, nursery):
         "websocket_count": 0,
         "sse_count": 3,
         "signaling_count": 0,
+        "peerjs_count": 0,
         "poll_count": 0,
         "taken_over": 3,
         "portable": 0,
