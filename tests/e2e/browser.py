@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +71,9 @@ class Page:
     def evaluate(self, script: str) -> Any:
         return self._thread.do(lambda: self._tab.evaluate(script))
 
+    def screenshot(self, path: Path) -> None:
+        self._thread.do(lambda: self._tab.screenshot(path=path))
+
     def wait_for_function(self, script: str) -> None:
         """Return when the script is true in the page. Raises Playwright's TimeoutError."""
         self._thread.do(lambda: self._tab.wait_for_function(script))
@@ -88,7 +92,8 @@ class Browser:
 
         def open_tab() -> Any:
             tab = self._chromium.new_page()
-            tab.context.grant_permissions(permissions, origin=address)
+            if permissions:
+                tab.context.grant_permissions(permissions, origin=address)
             tab.set_default_timeout(20_000)
             tab.goto(address)
             return tab
@@ -102,7 +107,7 @@ class Browser:
 
 @contextmanager
 def chromium(*arguments: str) -> Iterator[Browser]:
-    """Start Chromium with more arguments; skip, or fail in CI, where it is missing."""
+    """Start Chromium with these arguments too; skip, or fail in CI, where it is missing."""
     path = shutil.which("chromium")
     if path is None:
         _missing("Chromium is missing: apt-get install chromium")

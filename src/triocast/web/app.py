@@ -24,6 +24,7 @@ from triocast.web import (
     peerjs,
     poll,
     presence,
+    sdk,
     signaling,
     stats,
     websocket,
@@ -44,6 +45,7 @@ ENDPOINTS: Final = (
     presence,
     signaling,
     peerjs,
+    sdk,
     stats,
     health,
 )

@@ -1,0 +1,309 @@
+"""The browser SDK for signaling, and its demo, in Chromium: real RTCPeerConnections on loopback."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.browser import Browser, Page, chromium, site
+from e2e.rest import call, until
+from e2e.servers import Server
+
+SDK = "/realtime/sdk/signaling.js"
+DEMO = "/realtime/webrtc/demo"
+NAME = "document.getElementById('name')"
+
+# Chromium gathers candidates of loopback only with the flag and for pages that may use the
+# microphone.
+LOOPBACK = ("--allow-loopback-in-peer-connection", "--use-fake-ui-for-media-stream")
+
+PAGE = b"""<!doctype html><meta charset="utf-8"><title>a page</title><link rel="icon" href="data:,">
+<script>
+window.clients = [];
+async function join(server, room, name, options = {}) {
+    const {SignalingClient} = await import(`http://${server}/realtime/sdk/signaling.js`);
+    const url = `ws://${server}/realtime/webrtc/signaling`;
+    const client = new SignalingClient(url, {room, metadata: {name}, ...options});
+    const seen = {heard: [], failed: [], left: [], errors: [], joined: 0, connections: 0};
+    const on = (type, listener) => client.addEventListener(type, ({detail}) => listener(detail));
+    on("joined", () => (seen.joined += 1));
+    on("connection", () => (seen.connections += 1));
+    on("failed", ({peer, reason}) => seen.failed.push([peer.metadata.name, reason]));
+    on("left", ({peer, reason}) => seen.left.push([peer.metadata.name, reason]));
+    on("error", ({code, message, error}) => seen.errors.push(code ?? String(error)));
+    on("channel", ({peer, channel}) => {
+        channel.onmessage = ({data}) => seen.heard.push([peer.metadata.name, data]);
+    });
+    Object.assign(client, seen);
+    client.seen = seen;
+    clients.push(client);
+    window.client = client;
+}
+function open(client, count) {
+    const peers = client.peers.filter((peer) => peer.channels.get("data")?.readyState === "open");
+    return peers.length === count && client.peers.length === count;
+}
+function shout(text) {
+    for (const peer of client.peers) peer.channels.get("data").send(text);
+}
+function report() {
+    return clients.map(({status, id, peers, seen}) => [status, id, seen, peers.map((peer) => [
+        peer.metadata.name, peer.state, peer.pc?.signalingState, peer.pc?.iceGatheringState,
+    ])]);
+}
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[str]:
+    """A site that is not the server's."""
+    with site(PAGE) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium(*LOOPBACK) as running:
+        yield running
+
+
+@pytest.fixture
+def start(serve: Callable[..., Server], origin: str) -> Callable[..., Server]:
+    return lambda *options: serve("--allowed-origins", origin, *options)
+
+
+@pytest.fixture
+def tab(browser: Browser, origin: str) -> Iterator[Callable[..., Page]]:
+    """Open tabs; what they saw is shown if the test fails."""
+    with ExitStack() as stack:
+
+        def open_tab(address: str = origin) -> Page:
+            page = stack.enter_context(browser.page(address))
+            if address == origin:
+                stack.callback(lambda: print(page.evaluate("report()")))
+            return page
+
+        yield open_tab
+
+
+def join(page: Page, server: Server, name: str, room: str = "room", **options: Any) -> None:
+    page.evaluate(f"join({json.dumps([server.authority, room, name, options])[1:-1]})")
+
+
+def opened(page: Page, count: int) -> None:
+    """Wait until this page's last client has an open channel to this many peers, and no others."""
+    page.wait_for_function(f"window.client && open(client, {count})")
+
+
+def heard(page: Page, *expected: tuple[str, str]) -> None:
+    texts = json.dumps(sorted(map(list, expected)))
+    page.wait_for_function(f"JSON.stringify([...client.seen.heard].sort()) === '{_tight(texts)}'")
+
+
+def _tight(text: str) -> str:
+    return json.dumps(json.loads(text), separators=(",", ":"))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_pages(start: Callable[..., Server], tab: Callable[..., Page], first: int) -> None:
+    server = start()
+    pages = [tab(), tab()]
+    join(pages[first], server, "elder")
+    pages[first].wait_for_function("client.status === 'joined'")
+    join(pages[1 - first], server, "newcomer")
+    for page in pages:
+        opened(page, 1)
+        page.evaluate("shout('hello')")
+    heard(pages[first], ("newcomer", "hello"))
+    heard(pages[1 - first], ("elder", "hello"))
+    pages[first].evaluate("(async () => (window.path = await client.peers[0].path()))()")
+    assert pages[first].evaluate("path.local") in ("host", "prflx")
+    pages[1 - first].evaluate("client.close()")
+    pages[first].wait_for_function("client.seen.left.length === 1")
+    assert pages[first].evaluate("client.seen.left") == [["newcomer", "left"]]
+    assert pages[first].evaluate("client.seen.errors") == []
+
+
+def test_six_pages(start: Callable[..., Server], tab: Callable[..., Page]) -> None:
+    server = start()
+    pages = [tab() for _ in range(6)]
+    for number, page in enumerate(pages):
+        join(page, server, f"p{number}")
+    for page in pages:
+        opened(page, 5)
+    for page in pages:
+        page.evaluate("shout('hi')")
+    for number, page in enumerate(pages):
+        heard(page, *[(f"p{other}", "hi") for other in range(6) if other != number])
+
+
+def test_twenty_simultaneous_joins(start: Callable[..., Server], tab: Callable[..., Page]) -> None:
+    """Two clients that come at the same moment; rolled-back first offers would hang some."""
+    server = start()
+    page = tab()
+    for number in range(20):
+        both = [json.dumps([server.authority, f"room{number}", name])[1:-1] for name in "ab"]
+        page.evaluate(f"Promise.all([join({both[0]}), join({both[1]})])")
+        page.wait_for_function("clients.slice(-2).every((client) => open(client, 1))")
+    assert page.evaluate("clients.map((client) => client.seen.connections)") == [1] * 40
+    assert page.evaluate("clients.flatMap((client) => client.seen.failed)") == []
+
+
+def test_a_call_outlives_the_server(start: Callable[..., Server], tab: Callable[..., Page]) -> None:
+    server = start()
+    ann, bob = tab(), tab()
+    join(ann, server, "ann")
+    join(bob, server, "bob")
+    for page in (ann, bob):
+        opened(page, 1)
+        page.evaluate("window.before = [client.id, client.peers[0].channels.get('data')]; null")
+    server.process.send_signal(signal.SIGKILL)
+    server.process.wait(10)
+    for page in (ann, bob):
+        page.wait_for_function("client.status === 'away' || client.status === 'connecting'")
+    ann.evaluate("shout('are you there?')")
+    heard(bob, ("ann", "are you there?"))
+    successor = start("--port", str(server.port))
+    for page in (ann, bob):
+        page.wait_for_function("client.status === 'joined' && client.seen.joined === 2")
+    cid = tab()
+    join(cid, successor, "cid")
+    for page in (ann, bob, cid):
+        opened(page, 2)
+    for page in (ann, bob):
+        kept = "client.peers.some((peer) => peer.channels.get('data') === before[1])"
+        assert page.evaluate(f"{kept} && before[1].readyState === 'open'")
+        assert page.evaluate("client.id !== before[0]")
+        assert page.evaluate("[client.seen.connections, client.seen.left]") == [2, []]
+    cid.evaluate("shout('it works')")
+    bob.evaluate("shout('still here')")
+    heard(ann, ("bob", "still here"), ("cid", "it works"))
+    heard(cid, ("bob", "still here"))
+
+
+def test_a_renegotiation_after_the_server_was_killed(
+    start: Callable[..., Server], tab: Callable[..., Page]
+) -> None:
+    """The connection that was kept is agreed on anew: both sides may change it."""
+    server = start()
+    ann, bob = tab(), tab()
+    join(ann, server, "ann")
+    join(bob, server, "bob")
+    for page in (ann, bob):
+        opened(page, 1)
+    server.process.send_signal(signal.SIGKILL)
+    server.process.wait(10)
+    start("--port", str(server.port))
+    for page in (ann, bob):
+        page.wait_for_function("client.status === 'joined' && client.seen.joined === 2")
+        page.wait_for_function("client.peers[0]?.pc.signalingState === 'stable'")
+    for page, other in ((ann, bob), (bob, ann)):
+        other.evaluate("client.tracks = 0; client.addEventListener('track', () => client.tracks++)")
+        page.evaluate("client.peers[0].pc.addTransceiver('audio'); null")
+        other.wait_for_function("client.tracks >= 1")
+        assert page.evaluate("client.seen.connections") == 1
+
+
+def test_a_broken_line_is_resumed(start: Callable[..., Server], tab: Callable[..., Page]) -> None:
+    """What is said while the line is broken arrives, and nobody connects anew."""
+    server = start("--signaling-relay-data")
+    ann, bob = tab(), tab()
+    join(ann, server, "ann", relayData=True)
+    join(bob, server, "bob", relayData=True)
+    for page in (ann, bob):
+        opened(page, 1)
+    bob.evaluate(
+        "client.data = [];"
+        "client.addEventListener('data', ({detail}) => client.data.push(detail.payload))"
+    )
+    ann.evaluate(
+        """{
+            const send = WebSocket.prototype.send;
+            WebSocket.prototype.send = function () { this.close(4002); };
+            client.relay(1); client.relay(2);
+            WebSocket.prototype.send = send;
+        } null"""
+    )
+    ann.wait_for_function("client.seen.joined === 2")
+    ann.evaluate("client.relay(3)")
+    bob.wait_for_function("client.data.length >= 3")
+    assert bob.evaluate("client.data") == [1, 2, 3]
+    assert ann.evaluate("client.seen.connections") == 1
+
+
+def test_a_failure_is_told(start: Callable[..., Server], tab: Callable[..., Page]) -> None:
+    server = start()
+    ann, bob = tab(), tab()
+    join(ann, server, "ann", connectTimeout=4000)
+    relay_only = {"iceTransportPolicy": "relay"}
+    join(bob, server, "bob", connectTimeout=2000, rtcConfiguration=relay_only)
+    bob.wait_for_function("client.seen.failed.length === 1")
+    assert bob.evaluate("client.seen.failed") == [["ann", "no usable candidates"]]
+    assert bob.evaluate("client.peers[0].state") == "failed"
+    ann.wait_for_function("client.seen.failed.length === 1")
+    ((name, reason),) = ann.evaluate("client.seen.failed")
+    assert (name, reason) in [
+        ("bob", "no usable candidates of the peer"),
+        ("bob", "no usable candidates"),
+    ]
+
+
+def test_who_is_sent_away_stays_away(
+    start: Callable[..., Server], tab: Callable[..., Page]
+) -> None:
+    server = start()
+    page = tab()
+    join(page, server, "ann", room="not a room")
+    page.wait_for_function("client.status === 'closed'")
+    assert page.evaluate("client.seen.errors") == ["bad-message"]
+    join(page, server, "ann")
+    page.wait_for_function("client.status === 'joined'")
+    order = {"action": "close", "room": "room"}
+    body = json.dumps(order).encode()
+    assert call(server, "POST", "/realtime/webrtc/rooms", body, "application/json").status == 200
+    page.wait_for_function("client.status === 'closed'")
+
+
+def text_of(page: Page, element: str) -> str:
+    """What an element of the demo says; its policy forbids `wait_for_function`, which uses eval."""
+    return page.evaluate(f"document.getElementById('{element}').innerText")
+
+
+def test_the_demo(start: Callable[..., Server], tab: Callable[..., Page], tmp_path: Path) -> None:
+    server = start()
+    pages = [tab(f"http://{server.authority}{DEMO}") for _ in range(2)]
+    for page, name in zip(pages, ("Ann", "Bob"), strict=True):
+        until(lambda page=page: page.evaluate(f"{NAME}.value !== ''"), "script")
+        page.evaluate(
+            f"{NAME}.value = '{name}'; document.getElementById('entrance').requestSubmit()"
+        )
+    for page, other in zip(pages, ("Bob", "Ann"), strict=True):
+        row = re.compile(rf"{other}\s*connected\s*(host|prflx) - (host|prflx) \(udp\)")
+        until(lambda page=page, row=row: row.search(text_of(page, "peers")), "connected row")
+    pages[0].evaluate(
+        "document.getElementById('text').value = '<b>hello</b>';"
+        "document.getElementById('say').requestSubmit()"
+    )
+    until(lambda: "Ann: <b>hello</b>" in text_of(pages[1], "log"), "message")
+    pages[1].screenshot(tmp_path / "demo.png")
+    assert (tmp_path / "demo.png").stat().st_size > 0
+
+
+def test_files_are_kept_by_caches(server: Server) -> None:
+    for path, kind in ((SDK, "text/javascript"), (DEMO, "text/html")):
+        answer = call(server, "GET", path)
+        assert (answer.status, answer.headers["x-content-type-options"]) == (200, "nosniff")
+        assert answer.headers["content-type"].partition(";")[0] == kind
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        tag = answer.headers["etag"]
+        again = call(server, "GET", path, headers={"If-None-Match": f'"other", W/{tag}'})
+        assert (again.status, again.body, again.headers["etag"]) == (304, b"", tag)
+        assert call(server, "GET", path, headers={"If-None-Match": '"x"'}).status == 200
+        assert call(server, "HEAD", path).headers["etag"] == tag
