@@ -238,6 +238,95 @@ def test_a_broken_line_is_resumed(start: Callable[..., Server], tab: Callable[..
     assert ann.evaluate("client.seen.connections") == 1
 
 
+def test_a_gap_is_mended(start: Callable[..., Server], tab: Callable[..., Page]) -> None:
+    """A client that claims to have what was never said has a gap; both sides restart ICE."""
+    server = start()
+    ann, bob = tab(), tab()
+    join(ann, server, "ann")
+    join(bob, server, "bob")
+    for page in (ann, bob):
+        opened(page, 1)
+    fragment = "/a=ice-ufrag:(.+)/.exec(client.peers[0].pc.remoteDescription.sdp)[1]"
+    for page in (ann, bob):
+        others = bob if page is ann else ann
+        page.evaluate(f"window.old = {fragment}")
+        others.evaluate(f"window.old = {fragment}")
+        page.evaluate(
+            """{
+                const send = WebSocket.prototype.send;
+                WebSocket.prototype.send = function (text) {
+                    if (!text.includes('"resume"')) return this.close(4002);
+                    WebSocket.prototype.send = send;
+                    const join = JSON.parse(text);
+                    join.resume.lastSeq = 10000;
+                    this.send(JSON.stringify(join));
+                };
+                client.peers[0].restart();
+            } null"""
+        )
+        for either in (page, others):
+            either.wait_for_function(f"{fragment} !== old")
+            either.wait_for_function("client.peers[0].pc.signalingState === 'stable'")
+            either.wait_for_function("client.peers[0].pc.connectionState === 'connected'")
+    ann.evaluate("shout('mended')")
+    heard(bob, ("ann", "mended"))
+    assert ann.evaluate("client.seen.connections") == 1
+    assert bob.evaluate("client.seen.connections") == 1
+
+
+def test_both_sides_negotiate_at_once(
+    start: Callable[..., Server], tab: Callable[..., Page]
+) -> None:
+    server = start()
+    page = tab()
+    for name in "ab":
+        join(page, server, name)
+    page.wait_for_function("clients.length === 2 && clients.every((client) => open(client, 1))")
+    for count in range(1, 11):
+        page.evaluate("clients.map(({peers}) => peers[0].pc.addTransceiver('audio')), null")
+        settled = (
+            "clients.every(({peers: [{pc}]}) => pc.signalingState === 'stable' &&"
+            " pc.getTransceivers().filter(({mid}) => mid !== null).length"
+            f" >= {2 * count})"
+        )
+        page.wait_for_function(settled)
+    page.evaluate("shout('in tune')")
+    page.wait_for_function("clients.some(({seen}) => seen.heard[0]?.[1] === 'in tune')")
+    assert (
+        page.evaluate("clients.map(({seen}) => [seen.connections, seen.errors])") == [[1, []]] * 2
+    )
+
+
+def test_credentials_are_refreshed(start: Callable[..., Server], tab: Callable[..., Page]) -> None:
+    turn = ("--turn-servers", "turn:127.0.0.1:9", "--turn-secret", "a secret of these tests")
+    server = start(*turn, "--turn-seconds", "60")
+    ann, bob = tab(), tab()
+    # The page's clock: a timer of a minute is over in less than a second.
+    ann.evaluate(
+        "{ const later = setTimeout;"
+        " window.setTimeout = (f, ms) => later(f, ms > 40000 ? 1500 : ms); } null"
+    )
+    join(ann, server, "ann")
+    join(bob, server, "bob")
+    opened(ann, 1)
+    credential = "client.peers[0].pc.getConfiguration().iceServers[0].username"
+    ann.evaluate(f"window.first = {credential}")
+    ann.wait_for_function(f"{credential} !== first")
+
+
+def test_rules_of_coming_back(start: Callable[..., Server], tab: Callable[..., Page]) -> None:
+    server = start()
+    page = tab()
+    page.evaluate(f"(async () => (window.sdk = await import('http://{server.authority}{SDK}')))()")
+    codes = [1000, 1001, 1002, 1003, 1006, 1007, 1008, 1009, 1011, 1012, 1013]
+    codes += [4000, 4001, 4499, 4500, 4999, 5000]
+    final = [1000, 1002, 1003, 1007, 1008, 1009, 4500, 4999]
+    assert page.evaluate(f"{codes}.filter((code) => sdk.isFinal(code))") == final
+    delays = "[0, 1, 2, 3, 50].map((attempt) => sdk.backoff(attempt, () => {}))"
+    assert page.evaluate(delays.replace("{}", "0")) == [250, 500, 1000, 2000, 10_000]
+    assert page.evaluate(delays.replace("{}", "1")) == [500, 1000, 2000, 4000, 20_000]
+
+
 def test_a_failure_is_told(start: Callable[..., Server], tab: Callable[..., Page]) -> None:
     server = start()
     ann, bob = tab(), tab()

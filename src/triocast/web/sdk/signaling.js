@@ -61,7 +61,8 @@ function randomName() {
  *                       candidates of the peer, no offer, no answer, or timeout; `errors` has
  *                       what went wrong on the way. A later success is told as `state`.
  * `presence` {suspended}      whether the peer's own line to the server is broken
- * `left` {reason}       left, timeout, kicked, replaced, or lost (its connection, without a server)
+ * `left` {reason}       left, timeout, kicked, replaced, closed (the room), or lost (the connection,
+ *                       while the server did not know the peer)
  * `error` {error}
  */
 export class Peer extends EventTarget {
@@ -128,6 +129,11 @@ export class Peer extends EventTarget {
         return this.pc?.connectionState === "connected";
     }
 
+    /** Whether there is a connection, which may have a moment of weakness. */
+    get _isAlive() {
+        return ["connected", "disconnected"].includes(this.pc?.connectionState);
+    }
+
     #describe(info) {
         const isObject = info.metadata?.constructor === Object;
         const {instance = null, ...metadata} = isObject ? info.metadata : {};
@@ -159,6 +165,7 @@ export class Peer extends EventTarget {
         this.#answered = false;
         this.#early = [];
         this._follow(info);
+        if (!this._isUp) this.#startTimer();
         if (this.#initiator) this.#enqueue((pc) => this.#offer(pc, {iceRestart: !this._isUp}));
     }
 
@@ -387,7 +394,7 @@ export class Peer extends EventTarget {
             this.#setState("connected");
         } else if (state === "disconnected") {
             this.#setState("disconnected");
-        } else if (state === "failed" || state === "closed") {
+        } else if (state === "failed") {
             if (!this.#line.reaches(this)) this.#line.lost(this);
             else if (this.#timer !== null) this.#fail();
             else if (this.state !== "failed") this.restart();
@@ -458,7 +465,8 @@ function isAnother(pc, description) {
  * `peer` {peer}        somebody is there: from now on its other events come
  * `data` {from, payload}       relayed by the server
  * `error` {code, message, …}   what the server says, or {error}
- * `closed` {code, reason}      it will not come back by itself
+ * `closed` {code, reason}      it will not come back by itself. Open connections stay, until
+ *                      `close()`, but for those of a room that was closed or that one was sent from
  */
 export class SignalingClient extends EventTarget {
     status = "connecting";
@@ -518,10 +526,11 @@ export class SignalingClient extends EventTarget {
 
     /** Leave the room, and close all connections. */
     close(reason = undefined) {
-        if (this.status === "closed") return;
-        if (this.#isJoined) this.#write({type: "leave", reason});
-        this.#socket?.close(1000);
-        this.#end(1000, "left");
+        if (this.status !== "closed") {
+            if (this.#isJoined) this.#write({type: "leave", reason});
+            this.#socket?.close(1000);
+            this.#end(1000, "left");
+        }
         this.#closePeers("left");
     }
 
@@ -634,6 +643,7 @@ export class SignalingClient extends EventTarget {
 
     /** What peers are told is kept until the server has it, and sent again after a break. */
     #sendNumbered(message) {
+        if (this.status === "closed") return;
         const numbered = {...message, seq: this.#nextSeq};
         this.#nextSeq += 1;
         this.#unacknowledged.push(numbered);
@@ -710,7 +720,7 @@ export class SignalingClient extends EventTarget {
     #dropMissing(infos) {
         const there = new Set(infos.map(({peer}) => peer));
         for (const id of [...this.#peers.keys()]) {
-            if (!there.has(id)) this.#part({peer: id, reason: "left"});
+            if (!there.has(id)) this.#part({peer: id, reason: "lost"});
         }
     }
 
@@ -740,8 +750,8 @@ export class SignalingClient extends EventTarget {
         if (!peer) return;
         this.#peers.delete(id);
         // Who has lost its line only, and not the connection to us, may come back under a new id.
-        const mayReturn = reason === "timeout" || reason === "replaced";
-        if (mayReturn && peer._isUp) this.#orphans.add(peer);
+        const mayReturn = ["timeout", "replaced", "lost"].includes(reason);
+        if (mayReturn && peer._isAlive) this.#orphans.add(peer);
         else peer._end(reason);
     }
 
@@ -751,7 +761,7 @@ export class SignalingClient extends EventTarget {
         this.#lastSeq = 0;
         this.#nextSeq = 1;
         this.#unacknowledged = [];
-        for (const id of [...this.#peers.keys()]) this.#part({peer: id, reason: "timeout"});
+        for (const id of [...this.#peers.keys()]) this.#part({peer: id, reason: "lost"});
     }
 
     #refused(message) {
@@ -767,7 +777,9 @@ export class SignalingClient extends EventTarget {
             else this.#end(null, message.code);
             return;
         }
-        if (message.re === "ice") this.#refreshIceServersIn(ICE_RETRY);
+        if (message.re === "ice" || message.code === "turn-unavailable") {
+            this.#refreshIceServersIn(ICE_RETRY);
+        }
         this.#peers.get(message.to)?._noteError(message);
     }
 
