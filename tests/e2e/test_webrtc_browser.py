@@ -261,7 +261,7 @@ def test_a_gap_is_mended(start: Callable[..., Server], tab: Callable[..., Page])
                     join.resume.lastSeq = 10000;
                     this.send(JSON.stringify(join));
                 };
-                client.peers[0].restart();
+                client.relay('lost with the line');
             } null"""
         )
         for either in (page, others):
@@ -301,10 +301,10 @@ def test_credentials_are_refreshed(start: Callable[..., Server], tab: Callable[.
     turn = ("--turn-servers", "turn:127.0.0.1:9", "--turn-secret", "a secret of these tests")
     server = start(*turn, "--turn-seconds", "60")
     ann, bob = tab(), tab()
-    # The page's clock: a timer of a minute is over in less than a second.
+    # The page's clock: four fifths of the minute are over after a second and a half.
     ann.evaluate(
         "{ const later = setTimeout;"
-        " window.setTimeout = (f, ms) => later(f, ms > 40000 ? 1500 : ms); } null"
+        " window.setTimeout = (f, ms) => later(f, ms === 48000 ? 1500 : ms); } null"
     )
     join(ann, server, "ann")
     join(bob, server, "bob")
