@@ -2,115 +2,30 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
-import aioice.ice
 import pytest
-import trio
-import trio_asyncio
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
-from trio_asyncio import aio_as_trio
 
 from e2e.servers import Server
-from triocast.client import SignalingClient, open_signaling
 
-PATIENCE = 60
-
-
-@pytest.fixture(autouse=True)
-def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use 127.0.0.1 alone, which aioice passes over."""
-    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda **_: ["127.0.0.1"])
-
-
-class Caller:
-    """A peer with a connection to each other peer, and a data channel on each."""
-
-    def __init__(self, client: SignalingClient, name: str) -> None:
-        self.client = client
-        self.name = name
-        self.heard: dict[str, str] = {}
-        self.news = trio.Event()
-        self._links: dict[str, RTCPeerConnection] = {}
-
-    async def run(self) -> None:
-        async for message in self.client:
-            match message["type"]:
-                case "joined":
-                    for peer in list(self.client.peers.values()):
-                        if peer.initiator:
-                            await self._offer(peer.id)
-                case "offer":
-                    await self._answer(message["from"], message["description"]["sdp"])
-                case "answer":
-                    answer = RTCSessionDescription(message["description"]["sdp"], "answer")
-                    await aio_as_trio(self._links[message["from"]].setRemoteDescription(answer))
-
-    async def close(self) -> None:
-        for link in self._links.values():
-            await aio_as_trio(link.close())
-
-    async def wait_for(self, count: int) -> None:
-        with trio.fail_after(PATIENCE):
-            while len(self.heard) < count:
-                self.news = trio.Event()
-                await self.news.wait()
-
-    def _link(self, peer: str) -> RTCPeerConnection:
-        link = self._links[peer] = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        link.on("datachannel", lambda channel: self._use(peer, channel))
-        return link
-
-    def _use(self, peer: str, channel: Any) -> None:
-        def hear(text: str) -> None:
-            self.heard[peer] = text
-            self.news.set()
-
-        def greet() -> None:
-            channel.send(f"hello from {self.name}")
-
-        channel.on("message", hear)
-        if channel.readyState == "open":
-            greet()
-        else:
-            channel.on("open", greet)
-
-    async def _offer(self, peer: str) -> None:
-        link = self._link(peer)
-        self._use(peer, link.createDataChannel("chat"))
-        await aio_as_trio(link.setLocalDescription(await aio_as_trio(link.createOffer())))
-        await self.client.send_webrtc_signal("offer", peer, link.localDescription.sdp)
-
-    async def _answer(self, peer: str, sdp: str) -> None:
-        link = self._link(peer)
-        await aio_as_trio(link.setRemoteDescription(RTCSessionDescription(sdp, "offer")))
-        await aio_as_trio(link.setLocalDescription(await aio_as_trio(link.createAnswer())))
-        await self.client.send_webrtc_signal("answer", peer, link.localDescription.sdp)
+PROGRAM = Path(__file__).parent / "aiortc_peers.py"
 
 
 @pytest.mark.parametrize("count", [2, 4])
-async def test_peers_connect(serve: Callable[..., Server], count: int) -> None:
+def test_peers_connect(serve: Callable[..., Server], count: int) -> None:
     """All join at once, and each hears each other one over a channel of its own."""
     url = f"ws://127.0.0.1:{serve().port}/realtime/webrtc/signaling"
-    callers: list[Caller] = []
-
-    async def call(number: int, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-        async with open_signaling(url, "room") as client:
-            caller = Caller(client, f"{number}")
-            callers.append(caller)
-            task_status.started()
-            await caller.run()
-
-    async with trio_asyncio.open_loop(), trio.open_nursery() as nursery:
-        for number in range(count):
-            await nursery.start(call, number)
-        for caller in callers:
-            await caller.wait_for(count - 1)
-        names = {caller.name for caller in callers}
-        for caller in callers:
-            heard = {text.removeprefix("hello from ") for text in caller.heard.values()}
-            assert heard == names - {caller.name}
-        for caller in callers:
-            await caller.close()
-        nursery.cancel_scope.cancel()
+    done = subprocess.run(
+        [sys.executable, PROGRAM, url, f"{count}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    names = [f"{number}" for number in range(count)]
+    told = [f"{name} heard {' '.join(each for each in names if each != name)}" for name in names]
+    assert done.stdout.splitlines() == told

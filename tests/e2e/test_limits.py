@@ -113,7 +113,8 @@ def test_one_slow_client_costs_only_itself(
     options = [takeover, "--outbox-bytes", "1000000", "--log-level", "warning"]
     if takeover == "--no-takeover":
         # Hypercorn's write cannot be cut short: it ends with the patience of one heartbeat.
-        options += ["--heartbeat-seconds", "2"]
+        # Longer than a busy machine keeps the readers waiting.
+        options += ["--heartbeat-seconds", "4"]
     server = serve(*options)
     requests = {"sse": sse_request(server, "channel=bulk"), "websocket": ws_request(server)}
     with Crowd(server) as crowd:
