@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from e2e.conftest import Servers
-from e2e.rest import PATIENCE, call, stats
+from e2e.rest import PATIENCE, call, stats, until
 from e2e.servers import Server
 from e2e.tokens import KEY, token
 
@@ -168,9 +168,8 @@ def test_what_waits_comes_after_open(server: Server, name: str) -> None:
         ann.opened()
         for n in range(3):
             ann.offer(f"{name}-b", n)
-        before = stats(server)["peerjs"]
-        assert before["waiting"] >= 3
-        assert before["waiting_bytes"] > 0
+        until(lambda: stats(server)["peerjs"]["waiting"] >= 3, "three that wait")
+        assert stats(server)["peerjs"]["waiting_bytes"] > 0
         with Peer(server, f"{name}-b") as bob:
             bob.opened()
             assert [bob.next()["payload"]["metadata"] for _ in range(3)] == [0, 1, 2]
