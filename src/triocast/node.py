@@ -34,6 +34,9 @@ from triocast.transports.signaling import Signaling
 SIGNALING_RATE: Final = 200.0
 """Messages per second that a peer may send; it is read no faster than that."""
 
+SIGNALING_STRANGERS: Final = 10
+"""One in so many connections may be of somebody whose token is still to come."""
+
 SIGNALING_QUEUE_BYTES: Final = 131_072
 """What is kept for each peer of signaling, for its return."""
 
@@ -162,7 +165,10 @@ def _open_signaling(settings: Settings) -> Signaling:
         secret=settings.turn_secret,
         lifetime=int(settings.turn_seconds),
     )
-    return Signaling(Rooms(limits, lambda peer: ice_servers(ice, peer, now=time.time())))
+    return Signaling(
+        Rooms(limits, lambda peer: ice_servers(ice, peer, now=time.time())),
+        most_strangers=max(1, settings.max_connections // SIGNALING_STRANGERS),
+    )
 
 
 def _open_peerjs(settings: Settings) -> PeerJS:

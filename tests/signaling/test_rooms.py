@@ -419,14 +419,6 @@ def test_a_grant_that_ends_lets_its_peer_leave():
     assert table.rooms.end("bob", 4500, "grant_ended", table.now) == []
 
 
-def test_a_shutdown_asks_everybody_to_come_back():
-    table = Table()
-    table.pair()
-    table.carry_out(table.rooms.shut_down(table.now))
-    assert table.take("alice") == table.take("bob") == [("close", 1012, "server-shutdown")]
-    assert table.rooms.is_empty
-
-
 def test_ice_servers_on_request():
     asked = []
 

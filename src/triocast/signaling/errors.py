@@ -120,14 +120,6 @@ class StaleSession(SignalingError):
     status = 409
 
 
-class RateLimited(SignalingError):
-    """For the endpoint to tell, which alone sees how fast messages come."""
-
-    code = "rate-limited"
-    status = 429
-    temporary = True
-
-
 class QueueFull(SignalingError):
     """The peer is suspended, and what waits for it has reached its bound."""
 

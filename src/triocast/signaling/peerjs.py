@@ -88,7 +88,6 @@ class PeerStats:
     """Counts since the start."""
 
     relayed: int = 0
-    queued: int = 0
     expired: int = 0
     """Messages that nobody came for, or that found no room to wait."""
 
@@ -216,7 +215,6 @@ class Peers:
         pair.bytes += size
         self._bytes_of[sender] += size
         self.waiting_bytes += size
-        self.stats.queued += 1
         return []
 
     def _has_room(self, sender: Owner, receiver: str, size: int) -> bool:

@@ -108,8 +108,3 @@ class Registry:
         self.suspended.pop(peer, None)
         if peer.connection is not None:
             del self.connections[peer.connection]
-
-    def clear(self) -> None:
-        """Forget everything but the numbers."""
-        for memory in (self.rooms, self.connections, self.tokens, self.suspended):
-            memory.clear()

@@ -221,14 +221,6 @@ class Rooms:
         del self._registry.rooms[room]
         return delivery.effects
 
-    def shut_down(self, now: float) -> list[Effect]:
-        """End all rooms because the server stops; clients should come back."""
-        delivery = Delivery(now)
-        for connection in self._registry.connections:
-            delivery.close(connection, CloseCode.SERVICE_RESTART, "server-shutdown")
-        self._registry.clear()
-        return delivery.effects
-
     # What these have in common.
 
     def _tell_ice_servers(

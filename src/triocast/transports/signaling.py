@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from triocast.auth import Grant
-from triocast.errors import CloseCode, EndReason, TriocastError
+from triocast.errors import CloseCode, EndReason, TooManyConnections, TriocastError
 from triocast.link import Link
 from triocast.signaling.delivery import Effect
 from triocast.signaling.errors import (
@@ -35,17 +34,27 @@ __all__ = ["SUBPROTOCOL", "Signaling", "SignalingConnection"]
 DUE_SECONDS: Final = 1.0
 """How often ends of grace periods and the like are looked for."""
 
-log = logging.getLogger("triocast.signaling")
-
 GrantOf = Callable[[str], Grant]
 
 
 class Signaling:
     """The rooms of a process and the connections of their peers."""
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: Rooms, *, most_strangers: int = 1_000) -> None:
+        """Make the shell of these rooms.
+
+        ``most_strangers`` may be connected at one time without having shown a token: they must not
+        take the places of those who have one.
+        """
         self.rooms = rooms
+        self._most_strangers = most_strangers
+        self._strangers: set[str] = set()
         self._recipients = Recipients()
+
+    def check_room_for_strangers(self) -> None:
+        """Raise TooManyConnections if nobody may come in now without a token."""
+        if len(self._strangers) >= self._most_strangers:
+            raise TooManyConnections("too many clients have yet to show their token; come back")
 
     async def run(self) -> None:
         """Do what time brings, until cancelled."""
@@ -57,14 +66,21 @@ class Signaling:
         """Do what the rooms decided, in order."""
         self._recipients.carry_out(effects)
 
-    def enter(self, connection: SignalingConnection) -> None:
+    def enter(self, connection: SignalingConnection, *, is_stranger: bool) -> None:
         """Be told of a connection, which may join a room."""
         self._recipients.enter(connection)
+        if is_stranger:
+            self._strangers.add(connection.id)
+
+    def recognize(self, connection: SignalingConnection) -> None:
+        """Be told that a connection has shown a token that is good."""
+        self._strangers.discard(connection.id)
 
     def leave(self, connection: SignalingConnection, reason: EndReason) -> None:
         """Be told that it has ended. Its peer may come back, unless its grant has ended."""
         if not self._recipients.leave(connection):
             return
+        self._strangers.discard(connection.id)
         now = trio.current_time()
         if reason is EndReason.GRANT_ENDED:
             self.carry_out(self.rooms.end(connection.id, CloseCode.UNAUTHORIZED, "", now))
@@ -114,7 +130,7 @@ class SignalingConnection(WebSocketConnection):
         """Events are not for peers."""
 
     def _opened(self) -> None:
-        self._signaling.enter(self)
+        self._signaling.enter(self, is_stranger=self._first_grant is None)
         if self.preface:
             self.push(b"")  # The client speaks first, once it knows that it is let in.
 
@@ -204,6 +220,7 @@ class SignalingConnection(WebSocketConnection):
                 grant = self._grant_of(token)
             except TriocastError as error:
                 raise JoinUnauthorized(error.message) from None
+        self._signaling.recognize(self)
         self.grant = grant
         self.user = grant.user
         if self._scope is not None:

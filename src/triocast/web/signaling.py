@@ -56,6 +56,8 @@ def open_signaling(node: Node, call: Call) -> SignalingConnection:
     waits_for_token = authenticator.needs_token and not authenticator.has_token(
         call.headers, call.query
     )
+    if waits_for_token:
+        node.signaling.check_room_for_strangers()
     return SignalingConnection(
         node.connections,
         node.signaling,

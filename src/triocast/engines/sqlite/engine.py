@@ -202,6 +202,7 @@ class SQLiteEngine(Engine):
             else:
                 sound.append(order)
         if batch.is_empty:
+            batch.settle()
             finish(sound, results)
             return
         try:

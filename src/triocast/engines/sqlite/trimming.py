@@ -30,7 +30,7 @@ _CHANNELS_PER_TURN: Final = 200
 
 
 class Trimming:
-    """Removes events of a removing. Whoever writes to it holds ``lock``, and so does this.
+    """Removes events of a store. Whoever writes to it holds ``lock``, and so does this.
 
     ``channels`` are the engine's, by id; ``forget`` is called for one that nothing is kept of any
     more. All methods raise sqlite3.Error.
