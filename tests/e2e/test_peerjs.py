@@ -33,13 +33,14 @@ class Peer:
         query: str | None = None,
         origin: str | None = None,
         headers: dict[str, str] | None = None,
+        path: str = "/",
     ) -> None:
         self.id = id
         asked = f"key={key}&id={id}&token={secret}&version=1.5.5" if query is None else query
         with ExitStack() as stack:
             self.ws = stack.enter_context(
                 connect(
-                    f"ws://{server.authority}/peerjs?{asked}",
+                    f"ws://{server.authority}{path}peerjs?{asked}",
                     origin=origin,  # type: ignore[arg-type]
                     additional_headers=headers,
                     open_timeout=PATIENCE,
@@ -355,6 +356,18 @@ def test_when_the_server_stops_and_starts_peers_come_back(serve: Callable[..., S
     server = serve()
     with Peer(server, "ann") as ann:
         ann.opened()
+
+
+def test_it_can_have_another_path(servers: Servers, way: str, name: str) -> None:
+    server = servers.get(way, peerjs_path="chat/room")
+    id = call(server, "GET", "/chat/room/peerjs/id").body.decode()
+    with Peer(server, id, path="/chat/room/") as peer:
+        peer.opened()
+        assert stats(server)["peerjs_count"] == 1
+        assert stats(server)["taken_over"] == int(way == "taken over")
+    assert call(server, "GET", "/peerjs/id").status == 404
+    with pytest.raises(InvalidStatus):
+        Peer(server, id)
 
 
 def test_peerjs_can_be_off(serve: Callable[..., Server]) -> None:

@@ -47,7 +47,7 @@ class Shortcuts:
             events.PATH.encode(): open_stream,
             websocket.PATH.encode(): open_websocket,
             signaling.PATH.encode(): open_signaling,
-            peerjs.PATH.encode(): open_peerjs,
+            (node.settings.peerjs_path.rstrip("/") + peerjs.PATH).encode(): open_peerjs,
         }
         self._endpoints = {path.encode(): each for path, each in publish.ENDPOINTS.items()}
         self._beginnings = tuple(

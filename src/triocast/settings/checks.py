@@ -28,6 +28,7 @@ SHORTEST_TOKEN_KEY: Final = 32
 LONGEST_DURATION: Final = 86_400.0
 HOW_TO_MAKE_A_KEY: Final = 'python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
 
+_PATH: Final = re.compile(r"/(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*/){0,8}")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _HOST_NAME: Final = re.compile(
     r"(?=.{1,253}\.?\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -194,6 +195,19 @@ def check_origins(value: tuple[str, ...]) -> Finding | None:
                 "give scheme://host or scheme://host:port without a path or wildcard, "
                 "such as https://app.example.com",
             )
+    return None
+
+
+def normal_path(path: object) -> object:
+    """Begin and end a path with a slash, as PeerJS clients do."""
+    return f"/{path.strip('/')}/".replace("//", "/") if isinstance(path, str) else path
+
+
+def check_peerjs_path(value: str) -> Finding | None:
+    if _PATH.fullmatch(value) is None:
+        return f"{value!r} is no path", "give letters, digits, '_', '.', '-' and '/', as /chat"
+    if value.startswith("/realtime/"):
+        return f"{value!r} is Triocast's own", "give a path outside of /realtime"
     return None
 
 

@@ -19,12 +19,14 @@ from triocast.settings.checks import (
     check_host,
     check_key_pair,
     check_origins,
+    check_peerjs_path,
     check_readable,
     check_token_key,
     credential_lifetime,
     duration_or_zero,
     is_loopback,
     normal_origins,
+    normal_path,
     one_of,
     positive_duration,
 )
@@ -117,6 +119,13 @@ class Settings:
     sse_enabled: bool = _setting(True, BOOLEAN, "Serve Server-Sent Events.")
     signaling_enabled: bool = _setting(True, BOOLEAN, "Serve WebRTC signaling.")
     peerjs_enabled: bool = _setting(True, BOOLEAN, "Serve the PeerJS protocol (/peerjs).")
+    peerjs_path: str = _setting(
+        "/",
+        TEXT,
+        "The option 'path' of PeerJS clients: what comes before /peerjs in the address.",
+        check=check_peerjs_path,
+        converter=normal_path,
+    )
     peerjs_discovery: bool = _setting(
         False, BOOLEAN, "Tell PeerJS clients the ids of all others (listAllPeers)."
     )

@@ -75,7 +75,8 @@ def create_app(settings: Settings | None = None, *, own_server: bool = False) ->
     app.config[NODE_KEY] = node
     origins = app.config[ORIGINS_KEY] = Origins(settings.allowed_origins)
     for endpoints in ENDPOINTS:
-        app.register_blueprint(endpoints.blueprint)
+        prefix = settings.peerjs_path.rstrip("/") if endpoints is peerjs else None
+        app.register_blueprint(endpoints.blueprint, url_prefix=prefix or None)
     guard(app, origins)
     app.register_error_handler(TriocastError, _refuse)
     app.register_error_handler(HTTPException, _refuse_http)

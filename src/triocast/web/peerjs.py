@@ -24,6 +24,7 @@ from triocast.web.call import Call, Fields
 from triocast.web.current import current_call, current_node, new_connection_id
 
 PATH: Final = "/peerjs"
+"""Behind the setting ``peerjs_path``, as is every other path here."""
 
 ROOM: Final = "peerjs"
 """The room whose right lets a token's holder in."""
