@@ -9,8 +9,9 @@ from typing import Final
 import attrs
 from quart import Blueprint, Response, request
 
+from triocast.errors import Disabled
 from triocast.web.answers import Answer
-from triocast.web.current import current_call
+from triocast.web.current import current_call, current_node
 
 blueprint = Blueprint("sdk", __name__)
 
@@ -36,8 +37,11 @@ def _load(name: str, kind: str) -> Asset:
     return Asset(body, f"{kind}; charset=utf-8", tag)
 
 
+MODULES: Final = ("signaling.js", "line.js", "peer.js", "sdp.js")
+"""The SDK: the first is what pages import, the others are what it imports from next to it."""
+
 ASSETS: Final = {
-    "/realtime/sdk/signaling.js": _load("signaling.js", "text/javascript"),
+    **{f"/realtime/sdk/{name}": _load(name, "text/javascript") for name in MODULES},
     "/realtime/webrtc/demo": _load("demo.html", "text/html"),
     "/realtime/webrtc/demo.js": _load("demo.js", "text/javascript"),
     "/realtime/webrtc/demo.css": _load("demo.css", "text/css"),
@@ -45,7 +49,12 @@ ASSETS: Final = {
 
 
 async def _asset() -> Response:
-    """Answer a file, or 304 to who has it: caches ask each time, and are told in a few bytes."""
+    """Answer a file, or 304 to who has it: caches ask each time, and are told in a few bytes.
+
+    Raises Disabled where there is no signaling that the file could speak with.
+    """
+    if current_node().signaling is None:
+        raise Disabled("signaling is switched off here")
     call = current_call()
     asset = ASSETS[request.path]
     headers = [("cache-control", "public, no-cache"), ("etag", asset.tag)]
