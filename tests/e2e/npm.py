@@ -1,8 +1,9 @@
-"""Packages from npm, as the lock file of `tests/js` names them."""
+"""The scripts of `tests/js`, and the packages from npm that its lock file names."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 
 SCRIPTS = Path(__file__).parent.parent / "js"
 INSTALL_SECONDS = 120.0
+
+_COUNT = re.compile(r"^# (tests|pass) (\d+)$", re.MULTILINE)
 
 
 def install(parent: Path) -> Path:
@@ -49,6 +52,21 @@ def run(*command: str, folder: Path, limit: float) -> tuple[int, str]:
         return process.returncode, out
     finally:
         _end(process)
+
+
+def run_tests(script: str, *, folder: Path = SCRIPTS, limit: float) -> None:
+    """Have Node run the tests of a script; fail if one of them fails, or if there is none.
+
+    Without Node the test is skipped, or fails in CI.
+    """
+    if shutil.which("node") is None:
+        _missing("Node is missing: apt-get install nodejs")
+    status, out = run("node", "--test", "--test-reporter=tap", script, folder=folder, limit=limit)
+    print(out)  # pytest shows it if the test failed
+    counts = dict(_COUNT.findall(out))
+    assert status == 0
+    assert int(counts["tests"]) > 0
+    assert counts["pass"] == counts["tests"]
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -1,0 +1,374 @@
+// One peer's connection: who offers when, what is kept for later, and when a new one is made.
+
+import assert from "node:assert/strict";
+import { describe as group, test } from "node:test";
+
+import { Peer } from "../../../src/triocast/web/sdk/peer.js";
+import { fingerprint } from "../../../src/triocast/web/sdk/sdp.js";
+import { candidate, describe, entry, listen, settle, world } from "./world.mjs";
+
+const TIME = 1000;
+
+/** A peer that we have just been told of. */
+async function meet(t, given = {}) {
+  const { connections, clock } = world(t);
+  const told = { sent: [], lost: [], isThere: true };
+  const room = {
+    connectTimeout: TIME,
+    dataChannels: { data: {}, fixed: { negotiated: true, id: 0 } },
+    configuration: () => ({ iceServers: [] }),
+    lost: (peer) => told.lost.push(peer),
+    reaches: () => told.isThere,
+    send: (message) => told.sent.push(message),
+  };
+  const info = entry("far", given);
+  const peer = new Peer(new EventTarget(), room, info);
+  const seen = listen(peer, "state", "failed", "left", "error", "presence", "channel");
+  peer._follow(info);
+  await settle();
+  const hear = async (type, fields = {}) => {
+    peer._hear({ type, from: "far", session: 1, ...fields });
+    await settle();
+  };
+  const offers = (name = "far", generation = 1, id = 1) =>
+    hear("offer", { description: describe("offer", name, generation), offerId: id });
+  const answers = (fields = {}) =>
+    hear("answer", { description: describe("answer", "far"), offerId: 1, ...fields });
+  return { peer, connections, clock, told, seen, hear, offers, answers };
+}
+
+const said = ({ sent }) => sent.map(({ type }) => type);
+const ufrag = ({ description }) => /a=ice-ufrag:(\S+)/.exec(description.sdp)[1];
+
+/** The initiator, connected. */
+async function connect(t, given) {
+  const all = await meet(t, given);
+  if (given?.initiator === false) await all.offers();
+  else await all.answers();
+  await all.connections[0].become("connected");
+  all.told.sent.length = all.seen.length = 0;
+  return all;
+}
+
+test("a certificate is read from a description", () => {
+  const sdp = "v=0\r\na=fingerprint:sha-256 AB:CD \r\na=setup:actpass\r\n";
+  assert.equal(fingerprint({ type: "offer", sdp }), "sha-256 ab:cd");
+  assert.equal(fingerprint({ type: "offer", sdp: "v=0\r\nx=a=fingerprint:no\r\n" }), null);
+  assert.equal(fingerprint({ type: "rollback" }), null);
+  assert.equal(fingerprint(null), null);
+});
+
+group("who begins", () => {
+  test("the initiator offers, and makes the channels", async (t) => {
+    const { told, connections } = await meet(t, { session: 4 });
+    const [offer, ...others] = told.sent;
+    assert.deepEqual([offer.type, offer.to, offer.session, offer.offerId], ["offer", "far", 4, 1]);
+    assert.equal(others.length, 0);
+    assert.deepEqual(connections[0].channels.map(({ label }) => label), ["data", "fixed"]);
+  });
+
+  test("the other answers, and repeats the offer's number", async (t) => {
+    const { told, connections, offers } = await meet(t, { initiator: false });
+    connections[0].onnegotiationneeded();
+    await settle();
+    assert.deepEqual(told.sent, []);
+    assert.deepEqual(connections[0].channels.map(({ label }) => label), ["fixed"]);
+    await offers("far", 1, 7);
+    assert.deepEqual([said(told), told.sent[0].offerId], [["answer"], 7]);
+  });
+
+  test("what belongs to an older session is passed over", async (t) => {
+    const { told, connections, offers } = await meet(t, { session: 2, initiator: false });
+    await offers();
+    assert.deepEqual([told.sent, connections.length], [[], 1]);
+  });
+
+  test("an offer of a newer session makes a new connection", async (t) => {
+    const { told, connections, hear } = await connect(t, { initiator: false });
+    await hear("offer", { session: 2, description: describe("offer", "new"), offerId: 1 });
+    assert.deepEqual([connections.length, connections[0].connectionState], [2, "closed"]);
+    assert.deepEqual([said(told), told.sent[0].session], [["answer"], 2]);
+  });
+});
+
+group("candidates that come early", () => {
+  test("are kept until there is an offer", async (t) => {
+    const { connections, hear, offers } = await meet(t, { initiator: false });
+    await hear("candidate", { candidate: candidate(1) });
+    await hear("end-of-candidates");
+    assert.deepEqual(connections[0].added, []);
+    await offers();
+    assert.deepEqual(connections[0].added, ["candidate:1", undefined]);
+    await hear("candidate", { candidate: candidate(2) });
+    assert.deepEqual(connections[0].added.slice(2), ["candidate:2"]);
+  });
+
+  test("are kept until there is an answer", async (t) => {
+    const { connections, hear, answers } = await meet(t);
+    await hear("candidate", { candidate: candidate(1) });
+    await answers();
+    assert.deepEqual(connections[0].added, ["candidate:1"]);
+  });
+
+  test("of a restart wait for its offer", async (t) => {
+    const { connections, hear, offers } = await connect(t, { initiator: false });
+    await hear("candidate", { candidate: candidate(1, "far", 2) });
+    assert.deepEqual(connections[0].added, []);
+    await offers("far", 2, 2);
+    assert.deepEqual(connections[0].added, ["candidate:1"]);
+  });
+
+  test("of the next session wait for that, and those of the last are dropped", async (t) => {
+    const { connections, hear } = await meet(t, { initiator: false });
+    await hear("candidate", { candidate: candidate(1) });
+    await hear("candidate", { session: 2, candidate: candidate(2, "new") });
+    await hear("offer", { session: 2, description: describe("offer", "new"), offerId: 1 });
+    assert.deepEqual(connections.map(({ added }) => added), [[], ["candidate:2"]]);
+  });
+
+  test("are not kept without bound", async (t) => {
+    const { connections, hear, offers } = await meet(t, { initiator: false });
+    for (let n = 1; n <= 300; n += 1) await hear("candidate", { candidate: candidate(n) });
+    await offers();
+    assert.equal(connections[0].added.length, 256);
+    assert.equal(connections[0].added[0], "candidate:45");
+  });
+});
+
+group("offers that meet", () => {
+  const polite = { initiator: true, polite: true };
+
+  test("before the first candidate make a new connection, and nothing is rolled back", async (t) => {
+    const { told, connections, offers } = await meet(t, polite);
+    await offers();
+    assert.deepEqual(said(told), ["offer", "answer"]);
+    assert.deepEqual(connections.map(({ rollbacks }) => rollbacks), [0, 0]);
+    assert.deepEqual(connections.map(({ signalingState }) => signalingState), ["closed", "stable"]);
+  });
+
+  test("later are rolled back by the polite side, on the same connection", async (t) => {
+    const { told, connections, offers } = await connect(t, polite);
+    connections[0].onnegotiationneeded();
+    await settle();
+    await offers("far", 1, 2);
+    assert.deepEqual(said(told), ["offer", "answer"]);
+    assert.deepEqual(connections.map(({ rollbacks }) => rollbacks), [1]);
+  });
+
+  test("are ignored by the side that is not polite", async (t) => {
+    const { told, connections, offers, answers } = await connect(t, { polite: false });
+    connections[0].onnegotiationneeded();
+    await settle();
+    await offers("far", 1, 2);
+    assert.deepEqual(said(told), ["offer"]);
+    await answers({ offerId: 2 });
+    assert.equal(connections[0].signalingState, "stable");
+  });
+});
+
+group("another certificate", () => {
+  test("in an offer is another peer's, and gets a new connection", async (t) => {
+    const { told, connections, offers } = await connect(t, { initiator: false });
+    await offers("stranger", 1, 2);
+    assert.deepEqual([connections.length, connections[0].connectionState], [2, "closed"]);
+    assert.deepEqual(said(told), ["answer"]);
+    assert.equal(fingerprint(connections[1].remoteDescription), "sha-256 stranger");
+  });
+
+  test("in an answer makes the initiator begin the next session", async (t) => {
+    const { told, connections, answers } = await connect(t);
+    connections[0].onnegotiationneeded();
+    await settle();
+    await answers({ description: describe("answer", "stranger"), offerId: 2 });
+    assert.equal(connections.length, 2);
+    assert.deepEqual(told.sent.map(({ type, session }) => [type, session]), [
+      ["offer", 1],
+      ["offer", 2],
+    ]);
+  });
+});
+
+group("answers", () => {
+  test("to another offer than the last are ignored", async (t) => {
+    const { connections, answers } = await meet(t);
+    await answers({ offerId: 9 });
+    assert.equal(connections[0].signalingState, "have-local-offer");
+    await answers();
+    assert.equal(connections[0].signalingState, "stable");
+    await answers();
+    assert.equal(connections[0].signalingState, "stable");
+  });
+});
+
+group("changes", () => {
+  test("are offered by either side of a pair that can roll back", async (t) => {
+    const { told, connections } = await connect(t, { initiator: false });
+    connections[0].onnegotiationneeded();
+    await settle();
+    assert.deepEqual(said(told), ["offer"]);
+  });
+
+  test("are asked for by the answering side of a strict pair", async (t) => {
+    const { told, connections } = await connect(t, { initiator: false, strict: true });
+    connections[0].onnegotiationneeded();
+    await settle();
+    assert.deepEqual(told.sent.map(({ type, iceRestart }) => [type, iceRestart]), [
+      ["renegotiate", false],
+    ]);
+  });
+
+  test("that the other asks for are offered, but not over an open offer", async (t) => {
+    const { told, hear } = await connect(t);
+    await hear("renegotiate", { iceRestart: false });
+    await hear("renegotiate", { iceRestart: false });
+    assert.deepEqual(said(told), ["offer"]);
+    await hear("renegotiate", { iceRestart: true, reason: "gap" });
+    assert.deepEqual(told.sent.map(({ offerId }) => offerId), [2, 3]);
+    assert.notEqual(ufrag(told.sent[0]), ufrag(told.sent[1]));
+  });
+});
+
+group("what the server could not keep", () => {
+  for (const code of ["queue-full", "expired"]) {
+    test(`${code}: the pair is mended when the peer is back`, async (t) => {
+      const { peer, told } = await connect(t);
+      peer._suspend(true);
+      peer._noteError({ code, message: "it is away" });
+      await settle();
+      assert.deepEqual(told.sent, []);
+      peer._suspend(false);
+      await settle();
+      assert.deepEqual(said(told), ["renegotiate", "offer"]);
+      assert.deepEqual([told.sent[0].iceRestart, told.sent[0].reason], [true, "gap"]);
+      assert.equal(ufrag(told.sent[1]), "pc1-2");
+      peer._suspend(true);
+      peer._suspend(false);
+      await settle();
+      assert.equal(told.sent.length, 2);
+    });
+
+    test(`${code}: at once if it is back already; who did not offer asks only`, async (t) => {
+      const { peer, told, seen } = await connect(t, { initiator: false });
+      peer._noteError({ code, message: "it was away" });
+      await settle();
+      assert.deepEqual(said(told), ["renegotiate"]);
+      assert.equal(String(seen[0][1].error), `Error: ${code}: it was away`);
+    });
+  }
+
+  test("an own offer that is open is made anew, whoever began", async (t) => {
+    const { peer, told, connections } = await connect(t, { initiator: false });
+    connections[0].onnegotiationneeded();
+    await settle();
+    peer._mend();
+    await settle();
+    assert.deepEqual(said(told), ["offer", "renegotiate", "offer"]);
+  });
+
+  test("other errors mend nothing", async (t) => {
+    const { peer, told, seen } = await connect(t);
+    peer._noteError({ code: "stale-session", message: "no" });
+    await settle();
+    assert.deepEqual([told.sent, seen.length], [[], 1]);
+  });
+});
+
+group("a connection that does not come about", () => {
+  const cases = [
+    ["no answer", {}, () => {}],
+    ["no offer", { initiator: false }, () => {}],
+    ["timeout", {}, ({ answers }) => answers()],
+    [
+      "no usable candidates of the peer",
+      {},
+      ({ answers }) => answers({ description: describe("answer", "far", 1, false) }),
+    ],
+    [
+      "no usable candidates",
+      {},
+      ({ connections }) => {
+        connections[0].localDescription = describe("offer", "pc1", 1, false);
+      },
+    ],
+  ];
+  for (const [reason, given, act] of cases) {
+    test(`is told: ${reason}`, async (t) => {
+      const all = await meet(t, given);
+      all.connections[0].onicecandidateerror({ url: "stun:x", errorCode: 701, errorText: "no" });
+      await act(all);
+      await all.clock.pass(TIME - 1);
+      assert.deepEqual(all.seen.splice(0), [["state", { state: "connecting" }]]);
+      await all.clock.pass(1);
+      const errors = ["701 no stun:x"];
+      assert.deepEqual(all.seen, [
+        ["state", { state: "failed" }],
+        ["failed", { reason, errors }],
+      ]);
+    });
+  }
+
+  test("may come about later", async (t) => {
+    const { peer, clock, connections, answers } = await meet(t);
+    await answers();
+    await clock.pass(TIME);
+    assert.equal(peer.state, "failed");
+    await connections[0].become("connected");
+    assert.equal(peer.state, "connected");
+  });
+
+  test("is begun anew by restart(), where nothing was agreed", async (t) => {
+    const { peer, told, connections } = await meet(t);
+    peer.restart();
+    await settle();
+    assert.equal(connections.length, 2);
+    assert.deepEqual(told.sent.map(({ session }) => session), [1, 2]);
+  });
+
+  test("is not spoken of after it has been replaced", async (t) => {
+    const { peer, told, connections } = await connect(t);
+    connections[0].onnegotiationneeded(); // an offer is on its way …
+    peer._follow(entry("far", { session: 2 })); // … when the server tells of the next session
+    await settle();
+    assert.deepEqual(told.sent.map(({ type, session }) => [type, session]), [["offer", 2]]);
+  });
+});
+
+group("a connection that fails", () => {
+  test("is tried again once, with new candidates", async (t) => {
+    const { peer, told, connections, seen, clock } = await connect(t);
+    await connections[0].become("disconnected");
+    await connections[0].become("failed");
+    assert.deepEqual([said(told), ufrag(told.sent[0])], [["offer"], "pc1-2"]);
+    await clock.pass(TIME);
+    assert.equal(peer.state, "failed");
+    assert.equal(seen.filter(([type]) => type === "failed").length, 1);
+    await connections[0].become("failed");
+    assert.deepEqual(said(told), ["offer"]);
+  });
+
+  test("is asked for by who did not begin", async (t) => {
+    const { told, connections } = await connect(t, { initiator: false });
+    await connections[0].become("failed");
+    assert.deepEqual(told.sent.map(({ type, iceRestart }) => [type, iceRestart]), [
+      ["renegotiate", true],
+    ]);
+  });
+
+  test("while the server does not know the peer is lost", async (t) => {
+    const { peer, told, connections } = await connect(t);
+    told.isThere = false;
+    await connections[0].become("failed");
+    assert.deepEqual([told.lost, told.sent], [[peer], []]);
+  });
+});
+
+test("channels are listed while they are open", async (t) => {
+  const { peer, connections, seen } = await connect(t);
+  const [channel] = connections[0].channels;
+  assert.equal(peer.channels.size, 0);
+  channel.become("open");
+  assert.equal(peer.channels.get("data"), channel);
+  assert.deepEqual(seen, [["channel", { channel }]]);
+  channel.become("close");
+  assert.equal(peer.channels.size, 0);
+});
