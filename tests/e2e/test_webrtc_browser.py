@@ -5,110 +5,33 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from e2e.browser import Browser, Page, chromium, site
+from e2e.browser import Page
 from e2e.rest import call, until
+from e2e.rtc_pages import PAGE, browser, heard, join, opened, origin, start, tab
 from e2e.servers import Server
+
+__all__ = ["PAGE", "browser", "origin", "start", "tab"]
 
 SDK = "/realtime/sdk/signaling.js"
 DEMO = "/realtime/webrtc/demo"
+ROOMS = "/realtime/webrtc/rooms"
 NAME = "document.getElementById('name')"
 
-# Chromium gathers candidates of loopback only with the flag and for pages that may use the
-# microphone.
-LOOPBACK = ("--allow-loopback-in-peer-connection", "--use-fake-ui-for-media-stream")
-
-PAGE = b"""<!doctype html><meta charset="utf-8"><title>a page</title><link rel="icon" href="data:,">
-<script>
-window.clients = [];
-async function join(server, room, name, options = {}) {
-    const {SignalingClient} = await import(`http://${server}/realtime/sdk/signaling.js`);
-    const url = `ws://${server}/realtime/webrtc/signaling`;
-    const client = new SignalingClient(url, {room, metadata: {name}, ...options});
-    const seen = {heard: [], failed: [], left: [], errors: [], joined: 0, connections: 0};
-    const on = (type, listener) => client.addEventListener(type, ({detail}) => listener(detail));
-    on("joined", () => (seen.joined += 1));
-    on("connection", () => (seen.connections += 1));
-    on("failed", ({peer, reason}) => seen.failed.push([peer.metadata.name, reason]));
-    on("left", ({peer, reason}) => seen.left.push([peer.metadata.name, reason]));
-    on("error", ({code, message, error}) => seen.errors.push(code ?? String(error)));
-    on("channel", ({peer, channel}) => {
-        channel.onmessage = ({data}) => seen.heard.push([peer.metadata.name, data]);
-    });
-    Object.assign(client, seen);
-    client.seen = seen;
-    clients.push(client);
-    window.client = client;
-}
-function open(client, count) {
-    const peers = client.peers.filter((peer) => peer.channels.get("data")?.readyState === "open");
-    return peers.length === count && client.peers.length === count;
-}
-function shout(text) {
-    for (const peer of client.peers) peer.channels.get("data").send(text);
-}
-function report() {
-    return clients.map(({status, id, peers, seen}) => [status, id, seen, peers.map((peer) => [
-        peer.metadata.name, peer.state, peer.pc?.signalingState, peer.pc?.iceGatheringState,
-    ])]);
-}
-</script>"""
-
-
-@pytest.fixture(scope="module")
-def origin() -> Iterator[str]:
-    """A site that is not the server's."""
-    with site(PAGE) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium(*LOOPBACK) as running:
-        yield running
-
-
-@pytest.fixture
-def start(serve: Callable[..., Server], origin: str) -> Callable[..., Server]:
-    return lambda *options: serve("--allowed-origins", origin, *options)
-
-
-@pytest.fixture
-def tab(browser: Browser, origin: str) -> Iterator[Callable[..., Page]]:
-    """Open tabs; what they saw is shown if the test fails."""
-    with ExitStack() as stack:
-
-        def open_tab(address: str = origin) -> Page:
-            page = stack.enter_context(browser.page(address))
-            if address == origin:
-                stack.callback(lambda: print(page.evaluate("report()")))
-            return page
-
-        yield open_tab
-
-
-def join(page: Page, server: Server, name: str, room: str = "room", **options: Any) -> None:
-    page.evaluate(f"join({json.dumps([server.authority, room, name, options])[1:-1]})")
-
-
-def opened(page: Page, count: int) -> None:
-    """Wait until this page's last client has an open channel to this many peers, and no others."""
-    page.wait_for_function(f"window.client && open(client, {count})")
-
-
-def heard(page: Page, *expected: tuple[str, str]) -> None:
-    texts = json.dumps(sorted(map(list, expected)))
-    page.wait_for_function(f"JSON.stringify([...client.seen.heard].sort()) === '{_tight(texts)}'")
-
-
-def _tight(text: str) -> str:
-    return json.dumps(json.loads(text), separators=(",", ":"))
+# The page's WebSockets are in `lines`; while it `isAway`, new ones lead nowhere.
+COUNT_LINES = """{
+    window.lines = [];
+    window.WebSocket = class extends WebSocket {
+        constructor(url, protocol) {
+            super(window.isAway ? `${url}/nowhere` : url, protocol);
+            lines.push(this);
+        }
+    };
+} null"""
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -356,8 +279,74 @@ def test_who_is_sent_away_stays_away(
     page.wait_for_function("client.status === 'joined'")
     order = {"action": "close", "room": "room"}
     body = json.dumps(order).encode()
-    assert call(server, "POST", "/realtime/webrtc/rooms", body, "application/json").status == 200
+    assert call(server, "POST", ROOMS, body, "application/json").status == 200
     page.wait_for_function("client.status === 'closed'")
+
+
+def test_who_is_kicked_does_not_come_back(
+    start: Callable[..., Server], tab: Callable[..., Page]
+) -> None:
+    server = start()
+    ann, bob = tab(), tab()
+    bob.evaluate(COUNT_LINES)
+    join(ann, server, "ann")
+    join(bob, server, "bob")
+    for page in (ann, bob):
+        opened(page, 1)
+    bob.evaluate(
+        "window.ends = []; window.pc = client.peers[0].pc;"
+        "client.addEventListener('closed', ({detail}) => ends.push(detail.code))"
+    )
+    order = {"action": "kick", "room": "room", "peer": bob.evaluate("client.id")}
+    body = json.dumps(order).encode()
+    assert call(server, "POST", ROOMS, body, "application/json").status == 200
+    ann.wait_for_function("client.seen.left.length === 1")
+    assert ann.evaluate("[client.seen.left, client.peers]") == [[["bob", "kicked"]], []]
+    bob.wait_for_function("client.seen.left.length === 1")
+    assert bob.evaluate("[client.seen.left, client.peers]") == [[["ann", "kicked"]], []]
+    assert bob.evaluate("[client.status, ends]") == ["closed", [4502]]
+    assert bob.evaluate("client.seen.errors") == ["kicked"]
+    assert bob.evaluate("pc.connectionState") == "closed"
+    bob.evaluate("dispatchEvent(new Event('online'))")
+    assert bob.evaluate("lines.length") == 1
+    (left,) = call(server, "GET", f"{ROOMS}?room=room").json["peers"]
+    assert left["id"] == ann.evaluate("client.id")
+
+
+def test_what_the_server_could_not_keep_is_said_again(
+    start: Callable[..., Server], tab: Callable[..., Page]
+) -> None:
+    """An offer for a peer that is away finds no room; it arrives when the peer is back."""
+    server = start("--signaling-relay-data")
+    ann, bob = tab(), tab()
+    bob.evaluate(COUNT_LINES)
+    for page, name in ((ann, "ann"), (bob, "bob")):
+        join(page, server, name, relayData=True)
+    for page in (ann, bob):
+        opened(page, 1)
+    ann.evaluate(
+        "window.refused = 0;"
+        "client.addEventListener('error', ({detail}) => (refused += 'session' in detail))"
+    )
+    bob.evaluate("window.isAway = true; lines[0].close(4002)")
+    ann.wait_for_function("client.peers[0].suspended")
+    # Smaller and smaller ones, until there is no room for an offer.
+    ann.evaluate(
+        """for (const [size, count] of [[50_000, 6], [5_000, 11], [400, 14]]) {
+            for (let n = 0; n < count; n += 1) client.relay("x".repeat(size), client.peers[0].id);
+        }
+        client.peers[0].pc.addTransceiver("audio");
+        null"""
+    )
+    ann.wait_for_function("refused >= 1")
+    assert set(ann.evaluate("client.seen.errors")) >= {"queue-full"}
+    bob.evaluate("isAway = false; dispatchEvent(new Event('online'))")
+    bob.wait_for_function("client.seen.tracks.length === 1")
+    for page in (ann, bob):
+        page.wait_for_function("client.peers[0].pc.signalingState === 'stable'")
+        assert page.evaluate("client.seen.connections") == 1
+    ann.evaluate("shout('mended')")
+    heard(bob, ("ann", "mended"))
 
 
 def text_of(page: Page, element: str) -> str:

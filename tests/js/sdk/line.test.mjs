@@ -84,11 +84,12 @@ test("what the server may have missed is sent again after a break, before what i
   const [join] = sockets[1].sent;
   assert.deepEqual(join.resume, { token: "r1", lastSeq: 1 });
   assert.deepEqual([join.type, join.room, join.token], ["join", "room", "t"]);
+  line.send(data("e"));
   assert.deepEqual(seqs(sockets[1]), []);
   await sockets[1].say(joined({ resumed: true, received: 2 }));
-  line.send(data("e"));
+  line.send(data("f"));
   const again = sockets[1].of("data").map(({ seq, payload }) => [seq, payload]);
-  assert.deepEqual(again, [[3, "c"], [4, "d"], [5, "e"]]); // prettier-ignore
+  assert.deepEqual(again, [[3, "c"], [4, "d"], [5, "e"], [6, "f"]]); // prettier-ignore
 });
 
 test("what a ping acknowledges is not sent again", async (t) => {
@@ -123,6 +124,13 @@ test("a numbered message is heard once", async (t) => {
   await sockets[1].say(back, { type: "y", seq: 2 }, { type: "z", seq: 3 });
   const heard = owner.heard.map(({ type }) => type).filter((type) => type !== "joined");
   assert.deepEqual(heard, ["x", "y", "z"]);
+});
+
+test("a room begins at the number that the server names", async (t) => {
+  const { owner, sockets } = await start(t, { joins: false });
+  await sockets[0].open();
+  await sockets[0].say(joined({ seq: 3 }), { type: "before", seq: 3 }, { type: "after", seq: 4 });
+  assert.deepEqual(owner.heard.map(({ type }) => type), ["joined", "after"]);
 });
 
 test("after a gap it goes on from the number that the server names", async (t) => {
@@ -195,15 +203,17 @@ test("a join that is refused for good is not", async (t) => {
   assert.equal(sockets.length, 1);
 });
 
-test("who closes it when a join is refused is not brought back", async (t) => {
-  const { line, owner, sockets, clock } = await start(t, { joins: false });
-  owner.hear = ({ code }) => code === "room-full" && line.close();
-  await sockets[0].open();
-  await sockets[0].say({ type: "error", code: "room-full", re: "join", temporary: true });
-  await clock.pass(600_000);
-  assert.deepEqual([line.status, sockets.length], ["closed", 1]);
-  assert.deepEqual(owner.ends, [[1000, "left"]]);
-});
+for (const temporary of [true, false]) {
+  test(`who closes it when a join is refused is not brought back: ${temporary}`, async (t) => {
+    const { line, owner, sockets, clock } = await start(t, { joins: false });
+    owner.hear = ({ type }) => type === "error" && line.close();
+    await sockets[0].open();
+    await sockets[0].say({ type: "error", code: "room-full", re: "join", temporary });
+    await clock.pass(600_000);
+    assert.deepEqual([line.status, sockets.length], ["closed", 1]);
+    assert.deepEqual(owner.ends, [[1000, "left"]]);
+  });
+}
 
 test("a line that is silent for longer than pings take is given up", async (t) => {
   const { line, owner, sockets, clock } = await start(t);
@@ -274,7 +284,8 @@ test("who leaves says so", async (t) => {
   assert.deepEqual(sockets[0].sent.at(-1), { type: "leave", reason: "enough" });
   assert.equal(sockets[0].closedWith, 1000);
   assert.deepEqual(owner.ends, [[1000, "left"]]);
-  line.send(data("too late"));
+  for (let n = 0; n < 1000; n += 1) line.send(data("too late"));
+  assert.equal(line.isFull, false);
   await clock.pass(600_000);
   assert.equal(sockets.length, 1);
 });

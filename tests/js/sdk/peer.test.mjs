@@ -100,6 +100,7 @@ group("candidates that come early", () => {
     await offers();
     assert.deepEqual(connections[0].added, ["candidate:1", undefined]);
     await hear("candidate", { candidate: candidate(2) });
+    await offers("far", 1, 2);
     assert.deepEqual(connections[0].added.slice(2), ["candidate:2"]);
   });
 
@@ -121,9 +122,17 @@ group("candidates that come early", () => {
   test("of the next session wait for that, and those of the last are dropped", async (t) => {
     const { connections, hear } = await meet(t, { initiator: false });
     await hear("candidate", { candidate: candidate(1) });
+    await hear("end-of-candidates");
     await hear("candidate", { session: 2, candidate: candidate(2, "new") });
     await hear("offer", { session: 2, description: describe("offer", "new"), offerId: 1 });
     assert.deepEqual(connections.map(({ added }) => added), [[], ["candidate:2"]]);
+  });
+
+  test("of the next session are not the present connection's", async (t) => {
+    const { connections, hear } = await connect(t, { initiator: false });
+    await hear("end-of-candidates", { session: 2 });
+    await hear("offer", { session: 2, description: describe("offer", "new"), offerId: 1 });
+    assert.deepEqual(connections.map(({ added }) => added), [[], [undefined]]);
   });
 
   test("are not kept without bound", async (t) => {
@@ -190,13 +199,14 @@ group("another certificate", () => {
 
 group("answers", () => {
   test("to another offer than the last are ignored", async (t) => {
-    const { connections, answers } = await meet(t);
+    const { connections, answers, seen } = await meet(t);
     await answers({ offerId: 9 });
     assert.equal(connections[0].signalingState, "have-local-offer");
     await answers();
     assert.equal(connections[0].signalingState, "stable");
     await answers();
     assert.equal(connections[0].signalingState, "stable");
+    assert.equal(seen.filter(([type]) => type === "error").length, 0);
   });
 });
 
@@ -331,6 +341,18 @@ group("a connection that does not come about", () => {
     await settle();
     assert.deepEqual(told.sent.map(({ type, session }) => [type, session]), [["offer", 2]]);
   });
+});
+
+test("what was to be done with a connection is not done after it has been replaced", async (t) => {
+  const { peer, told, connections } = await meet(t, { initiator: true, polite: true });
+  peer._hear({ type: "offer", from: "far", session: 1, description: describe("offer", "far") });
+  peer._follow(entry("far", { session: 2, polite: true }));
+  await settle();
+  assert.equal(connections.length, 2);
+  assert.deepEqual(told.sent.map(({ type, session }) => [type, session]), [
+    ["offer", 1],
+    ["offer", 2],
+  ]);
 });
 
 group("a connection that fails", () => {

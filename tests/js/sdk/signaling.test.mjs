@@ -267,9 +267,11 @@ group("ICE servers", () => {
   test("of the page are used alone", async (t) => {
     const iceServers = [{ urls: "stun:127.0.0.9" }];
     const options = { iceServers, rtcConfiguration: { iceTransportPolicy: "relay" } };
-    const { connections } = await join(t, { peers: [entry("far")], options });
+    const all = await join(t, { peers: [entry("far")], ttl: 10, options });
     const configuration = { iceServers, iceTransportPolicy: "relay" };
-    assert.deepEqual(connections[0].configurations, [configuration]);
+    assert.deepEqual(all.connections[0].configurations, [configuration]);
+    await all.clock.pass(20_000);
+    assert.equal(asks(all.sockets[0]), 0);
   });
 });
 

@@ -123,8 +123,8 @@ export class FakePeerConnection {
   }
 
   async setLocalDescription() {
+    this.#check(); // what is closed after that may end all the same
     await null;
-    this.#check();
     const isAnswer = this.signalingState === "have-remote-offer";
     if (!isAnswer && this.#restarts) this.#generation += 1;
     this.#restarts = false;
@@ -133,8 +133,8 @@ export class FakePeerConnection {
   }
 
   async setRemoteDescription(description) {
-    await null;
     this.#check();
+    await null;
     const isOffer = description.type === "offer";
     if (!isOffer && this.signalingState !== "have-local-offer") throw new Error("wrong state");
     if (isOffer && this.signalingState === "have-local-offer") this.rollbacks += 1;
