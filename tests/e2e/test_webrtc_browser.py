@@ -12,10 +12,10 @@ import pytest
 
 from e2e.browser import Page
 from e2e.rest import call, until
-from e2e.rtc_pages import PAGE, browser, heard, join, opened, origin, start, tab
+from e2e.rtc_pages import LOOPBACK, PAGE, browser, heard, join, opened, origin, start, tab
 from e2e.servers import Server
 
-__all__ = ["PAGE", "browser", "origin", "start", "tab"]
+__all__ = ["LOOPBACK", "PAGE", "browser", "origin", "start", "tab"]
 
 SDK = "/realtime/sdk/signaling.js"
 DEMO = "/realtime/webrtc/demo"

@@ -333,15 +333,22 @@ group("a connection that does not come about", () => {
     assert.equal(connections.length, 2);
     assert.deepEqual(told.sent.map(({ session }) => session), [1, 2]);
   });
-
-  test("is not spoken of after it has been replaced", async (t) => {
-    const { peer, told, connections } = await connect(t);
-    connections[0].onnegotiationneeded(); // an offer is on its way …
-    peer._follow(entry("far", { session: 2 })); // … when the server tells of the next session
-    await settle();
-    assert.deepEqual(told.sent.map(({ type, session }) => [type, session]), [["offer", 2]]);
-  });
 });
+
+for (const given of [{ initiator: true }, { initiator: false }]) {
+  const word = given.initiator ? "offer" : "answer";
+  test(`an ${word} is not sent when its connection is replaced while it is made`, async (t) => {
+    const { peer, told, connections, offers } = await connect(t, given);
+    connections[0].setLocalDescription = async () => {
+      peer._follow(entry("far", { session: 2, ...given }));
+    };
+    if (given.initiator) peer.restart();
+    else await offers("far", 2, 2);
+    await settle();
+    assert.equal(connections.length, 2);
+    assert.deepEqual(told.sent.map(({ session }) => session), given.initiator ? [2] : []);
+  });
+}
 
 test("what was to be done with a connection is not done after it has been replaced", async (t) => {
   const { peer, told, connections } = await meet(t, { initiator: true, polite: true });
