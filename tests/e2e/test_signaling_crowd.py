@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from itertools import combinations
 
-import pytest
 import trio
 
-from e2e.browser import Browser, Page, chromium, site
+from e2e.browser import Page
+from e2e.rtc_pages import browser, origin, start, tab  # noqa: F401
 from e2e.servers import Server
-from e2e.test_webrtc_browser import LOOPBACK, PAGE
 from triocast.client import open_signaling
 
 CROWD = 50
@@ -60,21 +58,9 @@ async def test_one_room(serve: Callable[..., Server], nursery: trio.Nursery) -> 
     nursery.cancel_scope.cancel()
 
 
-@pytest.fixture(scope="module")
-def origin() -> Iterator[str]:
-    with site(PAGE) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium(*LOOPBACK) as running:
-        yield running
-
-
-def test_tabs(serve: Callable[..., Server], browser: Browser, origin: str) -> None:
+def test_tabs(start: Callable[..., Server], tab: Callable[..., Page]) -> None:  # noqa: F811
     """Ten rooms, with one client of each tab: nobody knows before the others who is there."""
-    server = serve("--allowed-origins", origin)
+    server = start()
     rooms = CROWD // TABS
 
     def fill(page: Page, name: str) -> None:
@@ -87,13 +73,12 @@ def test_tabs(serve: Callable[..., Server], browser: Browser, origin: str) -> No
         for room in range(rooms):
             page.wait_for_function(f"open(clients[{room}], {TABS - 1})")
 
-    with ExitStack() as stack:
-        pages = [stack.enter_context(browser.page(origin)) for _ in range(TABS)]
-        for number, page in enumerate(pages):
-            fill(page, f"p{number}")
-        for page in pages:
-            wait(page)
-        failed = [page.evaluate("clients.flatMap(({seen}) => seen.failed)") for page in pages]
-        made = [page.evaluate("clients.map(({seen}) => seen.connections)") for page in pages]
+    pages = [tab() for _ in range(TABS)]
+    for number, page in enumerate(pages):
+        fill(page, f"p{number}")
+    for page in pages:
+        wait(page)
+    failed = [page.evaluate("clients.flatMap(({seen}) => seen.failed)") for page in pages]
+    made = [page.evaluate("clients.map(({seen}) => seen.connections)") for page in pages]
     assert failed == [[]] * TABS
     assert made == [[TABS - 1] * rooms] * TABS
