@@ -1,0 +1,134 @@
+"""Debian's coturn as a child process: a STUN and TURN server on loopback."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# All that it writes lies in its folder. Its relays take what is free of the dynamic ports.
+_CONFIG = """\
+listening-ip=127.0.0.1
+relay-ip=127.0.0.1
+listening-port={port}
+realm=triocast.example
+use-auth-secret
+{secrets}
+allow-loopback-peers
+no-tls
+no-dtls
+no-cli
+no-rfc5780
+userdb={folder}/turndb
+pidfile={folder}/turnserver.pid
+log-file=stdout
+"""
+
+_TRIES = 5
+_START_SECONDS = 20.0
+_STOP_SECONDS = 10.0
+_COOKIE = bytes.fromhex("2112a442")
+_BINDING_REQUEST = bytes.fromhex("0001 0000") + _COOKIE
+_BINDING_SUCCESS = bytes.fromhex("0101")
+
+
+@dataclass
+class Coturn:
+    """One running TURN server."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    _log: Path
+
+    def url(self, transport: str = "udp") -> str:
+        """How peers are told of it; ``transport``, udp or tcp, is how they talk to it."""
+        return f"turn:127.0.0.1:{self.port}?transport={transport}"
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def answers(self) -> bool:
+        """Whether it takes TCP, and answers a binding request over UDP (RFC 8489) at once."""
+        request = _BINDING_REQUEST + secrets.token_bytes(12)
+        with socket.socket(type=socket.SOCK_DGRAM) as sock, suppress(OSError):
+            sock.connect(("127.0.0.1", self.port))
+            sock.settimeout(1)
+            sock.send(request)
+            answer = sock.recv(1500)
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return answer[:2] == _BINDING_SUCCESS and answer[4:20] == request[4:]
+        return False
+
+
+@contextmanager
+def coturn(folder: Path, *shared_secrets: str) -> Iterator[Coturn]:
+    """Run a TURN server that takes time-limited credentials made with any of the secrets."""
+    command = shutil.which("turnserver")
+    if command is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("turnserver is missing: install coturn")
+        pytest.skip("install coturn to run the tests with a TURN server")
+    folder.mkdir(parents=True, exist_ok=True)
+    config, log = folder / "turnserver.conf", folder / "turnserver.log"
+    lines = "\n".join(f"static-auth-secret={secret}" for secret in shared_secrets)
+    for _ in range(_TRIES):
+        port = _free_port()
+        config.write_text(_CONFIG.format(folder=folder, port=port, secrets=lines))
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [command, "-c", str(config)],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+            )
+        try:
+            relay = Coturn(process, port, log)
+            if not _starts(relay):
+                if "bind" in relay.log():
+                    continue  # somebody else took the port meanwhile
+                pytest.fail(f"coturn did not start:\n{relay.log()}")
+            yield relay
+            return
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            print(f"--- coturn\n{relay.log()[-20_000:]}")
+    pytest.fail("no free port for coturn")
+
+
+def _free_port() -> int:
+    """A port that is free for TCP and for UDP."""
+    for _ in range(100):
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            tcp.bind(("127.0.0.1", 0))
+            with suppress(OSError):
+                udp.bind(tcp.getsockname())
+                return int(tcp.getsockname()[1])
+    pytest.fail("no port is free for both TCP and UDP")
+
+
+def _starts(relay: Coturn) -> bool:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if relay.answers():
+            return True
+        try:
+            relay.process.wait(0.02)  # between two looks; ends at once if the process does
+        except subprocess.TimeoutExpired:
+            continue
+        return False
+    return False
