@@ -1,0 +1,208 @@
+"""TURN: pages that may use nothing but relays, through a real coturn with the server's credentials."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from e2e.browser import Browser, Page, chromium, site
+from e2e.coturn import Coturn, coturn
+from e2e.rtc_pages import LOOPBACK, PAGE, heard, join, opened, tab
+from e2e.servers import Server
+from triocast.signaling.ice import turn_credentials
+
+__all__ = ["tab"]
+
+SECRET = "the secret of coturn and of these tests"
+FORMER_SECRET = "the secret before it was changed"
+RELAY_ONLY = {"rtcConfiguration": {"iceTransportPolicy": "relay"}}
+# How the page reaches the relay; a path's `protocol` is how the relay reaches the other side.
+TRANSPORTS = """
+    client.peers[0].pc.getStats().then((stats) => [...stats.values()]
+        .filter(({type, candidateType}) => type === "local-candidate" && candidateType === "relay")
+        .map(({relayProtocol}) => relayProtocol))
+"""
+ERRORS = """
+    client.told = [];
+    client.addEventListener("failed", ({detail: {reason, errors}}) => {
+        client.told.push([reason, errors]);
+    });
+    null
+"""
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[str]:
+    with site(PAGE) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium(*LOOPBACK) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coturn]:
+    with coturn(tmp_path_factory.mktemp("coturn"), FORMER_SECRET, SECRET) as running:
+        yield running
+
+
+@pytest.fixture
+def start(serve: Callable[..., Server], origin: str) -> Callable[..., Server]:
+    """Start a server that tells peers of these TURN servers: `start(url, secret)`."""
+
+    def start_with(urls: str, secret: str = SECRET) -> Server:
+        settings = {"turn_servers": urls, "turn_secret": secret, "allowed_origins": origin}
+        return serve(
+            environment={f"TRIOCAST_{name.upper()}": value for name, value in settings.items()}
+        )
+
+    return start_with
+
+
+def enter(page: Page, server: Server, name: str, **options: Any) -> None:
+    """Join as a client that uses relays only, and note its failures."""
+    join(page, server, name, **RELAY_ONLY, **options)
+    page.evaluate(ERRORS)
+
+
+def path(page: Page) -> dict[str, str]:
+    page.evaluate("(async () => (window.path = await client.peers[0].path()))()")
+    return page.evaluate("path")
+
+
+def failure(page: Page) -> str:
+    """Return the errors of the page's only failure: coturn's refusals, once for each network."""
+    page.wait_for_function("client.told.length === 1")
+    ((reason, errors),) = page.evaluate("client.told")
+    assert reason == "no usable candidates"
+    assert {error.partition(" ")[0] for error in errors} == {"401"}
+    return str(errors[0])
+
+
+def talk(ann: Page, bob: Page, text: str) -> None:
+    for page in (ann, bob):
+        page.evaluate(f"shout({json.dumps(text)})")
+    heard(ann, ("bob", text))
+    heard(bob, ("ann", text))
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+def test_pages_that_use_relays_only(
+    relay: Coturn, start: Callable[..., Server], tab: Callable[..., Page], transport: str
+) -> None:
+    server = start(relay.url(transport))
+    ann, bob = tab(), tab()
+    enter(ann, server, "ann")
+    enter(bob, server, "bob")
+    for page in (ann, bob):
+        opened(page, 1)
+        assert path(page) == {"local": "relay", "remote": "relay", "protocol": "udp"}
+        assert set(page.evaluate(TRANSPORTS)) == {transport}
+    talk(ann, bob, "hello")
+    assert SECRET not in server.stderr.read_text()
+
+
+def test_a_wrong_secret_is_told(
+    relay: Coturn, start: Callable[..., Server], tab: Callable[..., Page]
+) -> None:
+    server = start(relay.url(), "not what coturn has")
+    ann, bob = tab(), tab()
+    enter(ann, server, "ann", connectTimeout=5000)
+    enter(bob, server, "bob", connectTimeout=5000)
+    for page in (ann, bob):
+        assert relay.url() in failure(page)
+        assert page.evaluate("client.peers[0].state") == "failed"
+    assert "not what coturn has" not in server.stderr.read_text()
+
+
+def test_expired_credentials_are_told_and_new_ones_work(
+    relay: Coturn, start: Callable[..., Server], tab: Callable[..., Page]
+) -> None:
+    """A page that slept has credentials of yesterday; the server's next ones mend it."""
+    server = start(relay.url())
+    ann, bob = tab(), tab()
+    username, credential = turn_credentials(SECRET, "ann", expires_at=int(time.time()) - 1)
+    ann.evaluate(OLD_CREDENTIALS % json.dumps({"username": username, "credential": credential}))
+    enter(ann, server, "ann", connectTimeout=5000)
+    enter(bob, server, "bob", connectTimeout=5000)
+    assert relay.url() in failure(ann)
+    bob.wait_for_function("client.told.length === 1")
+    assert bob.evaluate("client.told")[0][0] == "no usable candidates of the peer"
+    used = "client.peers[0].pc.getConfiguration().iceServers[0].username"
+    assert ann.evaluate(used) == username
+    ann.evaluate("refresh(); null")
+    ann.wait_for_function(f"{used} !== {json.dumps(username)}")
+    ann.evaluate("client.peers[0].restart()")
+    for page in (ann, bob):
+        opened(page, 1)
+        assert path(page) == {"local": "relay", "remote": "relay", "protocol": "udp"}
+    talk(ann, bob, "back")
+
+
+# The server's first credentials are replaced by others, and `refresh` is what the SDK does when
+# four fifths of the hour for which they hold are over.
+OLD_CREDENTIALS = """{
+    const old = %s;
+    const Socket = window.WebSocket;
+    window.WebSocket = class extends Socket {
+        set onmessage(listener) {
+            super.onmessage = listener && ((event) => {
+                const message = JSON.parse(event.data);
+                if (message.type === "joined") Object.assign(message.iceServers[0], old);
+                listener({data: JSON.stringify(message)});
+            });
+        }
+    };
+    const later = window.setTimeout;
+    window.setTimeout = (work, ms) => {
+        if (ms !== 2_880_000) return later(work, ms);
+        window.refresh = work;
+        return 0;
+    };
+} null"""
+
+
+def test_a_connection_outlives_its_credentials(
+    relay: Coturn, start: Callable[..., Server], tab: Callable[..., Page]
+) -> None:
+    server = start(relay.url())
+    ann, bob = tab(), tab()
+    enter(ann, server, "ann")
+    bob.evaluate(f"import('http://{server.authority}{SDK}').then(() => null)")
+    username, credential = turn_credentials(SECRET, "bob", expires_at=int(time.time()) + 8)
+    ice_servers = [{"urls": relay.url(), "username": username, "credential": credential}]
+    enter(bob, server, "bob", iceServers=ice_servers)
+    for page in (ann, bob):
+        opened(page, 1)
+    print("TOOK", time.time()+8-int(username.split(":")[0]))
+    bob.evaluate(REFUSED % json.dumps(ice_servers))
+    bob.wait_for_function("window.refused")
+    talk(ann, bob, "still here")
+    assert bob.evaluate("client.seen.connections") == 1
+
+
+# Asks for relays until coturn refuses.
+REFUSED = """{
+    const iceServers = %s;
+    const ask = () => {
+        const pc = new RTCPeerConnection({iceServers, iceTransportPolicy: "relay"});
+        let errors = 0;
+        pc.onicecandidateerror = ({errorCode}) => (errors += errorCode === 401);
+        pc.onicegatheringstatechange = () => {
+            if (pc.iceGatheringState !== "complete") return;
+            pc.close();
+            if (errors > 0) window.refused = true;
+            else ask();
+        };
+        pc.createDataChannel("");
+        pc.setLocalDescription();
+    };
+    ask();
+} null"""
