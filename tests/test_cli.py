@@ -124,8 +124,10 @@ def test_config_is_toml_that_configures_the_same(run, tmp_path):
 
 
 def test_config_masks_secrets(run):
-    done = run("config", TRIOCAST_TOKEN_KEY=KEY)
+    done = run("config", TRIOCAST_TOKEN_KEY=KEY, TRIOCAST_TURN_SECRET=KEY[::-1])
     assert KEY not in done.output
+    assert KEY[::-1] not in done.output
+    assert 'turn_secret = "***' in done.output
     assert re.search(
         r'^token_key = "\*+" +# environment variable TRIOCAST_TOKEN_KEY$', done.output, re.M
     )

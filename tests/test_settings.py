@@ -129,6 +129,14 @@ def test_every_setting_says_what_it_means():
         ("event_debounce_ms", -1, "-1 is out of range", "from 0 to 86400000"),
         ("log_level", "loud", "'loud' is not known", "debug, info, warning, error"),
         ("log_format", "xml", "'xml' is not known", "text, json"),
+        ("stun_servers", ("turn:a",), "'turn:a' is not the address of a STUN", "stun:host:port"),
+        ("stun_servers", ("stun:a?transport=udp",), "not the address of a STUN", "stun:host"),
+        ("turn_servers", ("turn:a", "stun:a"), "'stun:a' is not the address of a TURN", "turns:"),
+        ("turn_servers", ("turn://a",), "'turn://a' is not", "without //"),
+        ("turn_servers", ("turn:a?transport=sctp",), "transport=sctp' is not", "?transport=tcp"),
+        ("turn_servers", ("turn:a",), "without credentials", "set turn_secret"),
+        ("turn_seconds", 59, "59 seconds is out of range", "from 1 minute"),
+        ("turn_seconds", 604_801, "604801 seconds is out of range", "to 7 days"),
         ("tls_certificate", Path("/nowhere"), "there is no file '/nowhere'", "PEM"),
     ],
 )
@@ -196,9 +204,35 @@ def test_all_problems_are_told_together():
     assert names == ["port", "log_level", *["max_event_bytes"] * 3]
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "turn:", "turn:?transport=udp", "turn::3478", "turn:a:", "turn:a:0", "turn:a:99999",
+        "turn:a:x", "turn:a:1:2", "turn:a/b", "turn:a#b", "turn:a b", "turn:a\n", "turn:ä",
+        "turn:::1", "turn:[::1", "turn:[::1]x", "turn:[a]", "turn:[fe80::1%eth0]", "turn:a?",
+        "turn:a?x=y", "turn:a?transport=", "turn:a?transport=udp&x=y", "turn:" + "a" * 64,
+        "TURN:a", "http://a", "",
+    ],
+)  # fmt: skip
+def test_addresses_that_stop_every_browser_stop_the_start(url):
+    (problem,) = problems_of(Settings, turn_servers=(url,), turn_secret=KEY)
+    assert f"{url!r} is not the address of a TURN server" in problem.problem
+
+
+def test_addresses_of_ice_servers_are_kept_as_written():
+    turn = (
+        "turn:turn.example.com", "turn:turn.example.com:3478?transport=udp",
+        "turns:10.0.0.1:443?transport=tcp", "turn:[2001:db8::1]:3478", "turns:[::1]",
+        "turn:coturn_1:65535",
+    )  # fmt: skip
+    settings = Settings(stun_servers=("stun:a.", "stuns:a:1"), turn_servers=turn, turn_secret=KEY)
+    assert settings.turn_servers == turn
+
+
 def test_secrets_are_masked():
-    settings = Settings(token_key=KEY)
+    settings = Settings(token_key=KEY, turn_secret=KEY[::-1])
     assert KEY not in repr(settings)
+    assert KEY[::-1] not in repr(settings)
     assert KEY not in repr(load_settings(environ={}, overrides={"token_key": KEY}))
     assert "token_key='********'" in repr(settings)
     assert "token_key=None" in repr(Settings())
@@ -537,6 +571,13 @@ def test_no_error_shows_the_password_of_an_engine():
         load({"TRIOCAST_ENGINE": "redis://user:s3cr3t@host/0", "TRIOCAST_TOKEN_KEY": "s3cr3t"})
     assert "s3cr3t" not in str(caught.value)
     assert "redis://********@host/0" in str(caught.value)
+
+
+def test_no_error_shows_the_password_in_an_address():
+    with pytest.raises(SettingsError) as caught:
+        load({"TRIOCAST_TURN_SERVERS": "turn:user:s3cr3t@host", "TRIOCAST_TURN_SECRET": "s3cr3t"})
+    assert "without a user" in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
 
 
 # Values

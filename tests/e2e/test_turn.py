@@ -1,4 +1,4 @@
-"""TURN: pages that may use nothing but relays, through a real coturn with the server's credentials."""
+"""TURN: pages that may use relays only, through a real coturn with the server's credentials."""
 
 from __future__ import annotations
 
@@ -181,7 +181,6 @@ def test_a_connection_outlives_its_credentials(
     enter(bob, server, "bob", iceServers=ice_servers)
     for page in (ann, bob):
         opened(page, 1)
-    print("TOOK", time.time()+8-int(username.split(":")[0]))
     bob.evaluate(REFUSED % json.dumps(ice_servers))
     bob.wait_for_function("window.refused")
     talk(ann, bob, "still here")

@@ -5,12 +5,10 @@ import hashlib
 import hmac
 
 import msgspec
-import pytest
 
 from triocast.signaling.ice import (
     IceServer,
     IceSettings,
-    check_url,
     ice_servers,
     turn_credentials,
 )
@@ -70,32 +68,7 @@ def test_without_turn_nothing_expires():
     assert told.ttl is None
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"turn": ["turn:a"]},
-        {"turn": ["turn:a"], "secret": ""},
-        {"turn": ["stun:a"], "secret": "s"},
-        {"stun": ["turn:a"], "secret": "s"},
-        {"stun": ["http://a"]},
-        {"stun": ["stun://a"]},
-        {"stun": ["stun:"]},
-        {"stun": ["stun:a b"]},
-        {"stun": ["stun:" + "a" * 600]},
-        {"lifetime": 1},
-        {"lifetime": 10**9},
-    ],
-)
-def test_settings_that_cannot_work(settings):
-    with pytest.raises(ValueError, match=r"\w"):
-        IceSettings(**settings)
-
-
 def test_secrets_are_not_shown():
     assert "north" not in repr(TURN)
     told = ice_servers(TURN, "peer", now=0)
     assert told.servers[1].credential not in repr(told)
-
-
-def test_addresses_are_kept_as_written():
-    assert check_url("turns:[::1]:5349?transport=tcp") == "turns:[::1]:5349?transport=tcp"

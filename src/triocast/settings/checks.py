@@ -211,6 +211,38 @@ def check_peerjs_path(value: str) -> Finding | None:
     return None
 
 
+def check_ice_servers(name: str) -> Check:
+    """Return the check for addresses of servers of a kind, stun or turn (RFC 7064, RFC 7065).
+
+    Browsers refuse to make any connection if only one of them is wrong.
+    """
+    transport = r"(?:\?transport=(?:udp|tcp))?" if name == "turn" else ""
+    form = re.compile(rf"{name}s?:(\[[^\]]+\]|[^\[\]:?]+)(?::([0-9]{{1,5}}))?{transport}")
+    fix = f"write {name}:host:port, or {name}s:host:port for TLS, without //"
+    if name == "turn":
+        fix += "; ?transport=tcp or ?transport=udp may follow"
+
+    def check(value: tuple[str, ...]) -> Finding | None:
+        for url in value:
+            if "@" in url:  # what is before it may be a password
+                return "an address with a user is not allowed", f"{fix}, and without a user"
+            parts = form.fullmatch(url)
+            if parts is None or not _is_ice_host(parts[1]) or not 1 <= int(parts[2] or 1) <= 65_535:
+                return f"{url!r} is not the address of a {name.upper()} server", fix
+        return None
+
+    return check
+
+
+def _is_ice_host(host: str) -> bool:
+    if not host.startswith("["):
+        return _HOST_NAME.fullmatch(host) is not None
+    try:
+        return ipaddress.IPv6Address(host[1:-1]).scope_id is None
+    except ValueError:
+        return False
+
+
 def check_key_pair(certificate: Path, key: Path) -> Finding | None:
     """Load a certificate chain with its key, if both can be read at all."""
     if check_readable(certificate) or check_readable(key):

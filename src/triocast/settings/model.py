@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +16,7 @@ from triocast.settings.checks import (
     between,
     check_engine,
     check_host,
+    check_ice_servers,
     check_key_pair,
     check_origins,
     check_peerjs_path,
@@ -197,10 +197,16 @@ class Settings:
         False, BOOLEAN, "Let peers whose tokens allow it send data through the server."
     )
     stun_servers: tuple[str, ...] = _setting(
-        (), LIST, "STUN servers that peers are told of, such as stun:stun.example.com:3478."
+        (),
+        LIST,
+        "STUN servers that peers are told of, such as stun:stun.example.com:3478.",
+        check=check_ice_servers("stun"),
     )
     turn_servers: tuple[str, ...] = _setting(
-        (), LIST, "TURN servers that peers are told of, such as turn:turn.example.com:3478."
+        (),
+        LIST,
+        "TURN servers that peers are told of, such as turn:turn.example.com:3478.",
+        check=check_ice_servers("turn"),
     )
     turn_secret: str | None = _setting(
         None,
@@ -329,7 +335,14 @@ def _find_contradictions(settings: Settings) -> Iterator[Problem]:
             "name the origins, or set token_key",
             related=("token_key",),
         )
-    yield from _find_wrong_servers(settings)
+    if settings.turn_servers and not settings.turn_secret:
+        yield Problem(
+            "turn_servers",
+            "argument",
+            "peers cannot use a TURN server without credentials",
+            "set turn_secret to the static-auth-secret of the TURN servers",
+            related=("turn_secret",),
+        )
     certificate, key = settings.tls_certificate, settings.tls_key
     if (certificate is None) != (key is None):
         there, missing = "tls_certificate", "tls_key"
@@ -344,26 +357,6 @@ def _find_contradictions(settings: Settings) -> Iterator[Problem]:
         )
     elif certificate and key and (found := check_key_pair(certificate, key)):
         yield Problem("tls_certificate", "argument", *found, related=("tls_key",))
-
-
-def _find_wrong_servers(settings: Settings) -> Iterator[Problem]:
-    for name in ("stun", "turn"):
-        for url in getattr(settings, f"{name}_servers"):
-            if not re.fullmatch(rf"{name}s?:[^/\s][!-~]{{0,400}}", url):
-                yield Problem(
-                    f"{name}_servers",
-                    "argument",
-                    f"{url!r} is not the address of a {name.upper()} server",
-                    f"write {name}:host:port, or {name}s:host:port for TLS, without //",
-                )
-    if settings.turn_servers and not settings.turn_secret:
-        yield Problem(
-            "turn_servers",
-            "argument",
-            "peers cannot use a TURN server without credentials",
-            "set turn_secret to the static-auth-secret of the TURN servers",
-            related=("turn_secret",),
-        )
 
 
 def check_bind(settings: Settings, source: str = "argument") -> None:
