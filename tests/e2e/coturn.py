@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from e2e.servers import Certificate
+
 # All that it writes lies in its folder. Its relays take what is free of the dynamic ports.
 _CONFIG = """\
 listening-ip=127.0.0.1
@@ -24,7 +26,9 @@ realm=triocast.example
 use-auth-secret
 {secrets}
 allow-loopback-peers
-no-tls
+cert={certificate}
+pkey={key}
+tls-listening-port={tls_port}
 no-dtls
 no-cli
 no-rfc5780
@@ -47,10 +51,13 @@ class Coturn:
 
     process: subprocess.Popen[bytes]
     port: int
+    tls_port: int
     _log: Path
 
     def url(self, transport: str = "udp") -> str:
-        """How peers are told of it; ``transport``, udp or tcp, is how they talk to it."""
+        """How peers are told of it; ``transport`` (udp, tcp or tls) is how they talk to it."""
+        if transport == "tls":
+            return f"turns:127.0.0.1:{self.tls_port}?transport=tcp"
         return f"turn:127.0.0.1:{self.port}?transport={transport}"
 
     def log(self) -> str:
@@ -70,7 +77,7 @@ class Coturn:
 
 
 @contextmanager
-def coturn(folder: Path, *shared_secrets: str) -> Iterator[Coturn]:
+def coturn(folder: Path, certificate: Certificate, *shared_secrets: str) -> Iterator[Coturn]:
     """Run a TURN server that takes time-limited credentials made with any of the secrets."""
     command = shutil.which("turnserver")
     if command is None:
@@ -81,8 +88,17 @@ def coturn(folder: Path, *shared_secrets: str) -> Iterator[Coturn]:
     config, log = folder / "turnserver.conf", folder / "turnserver.log"
     lines = "\n".join(f"static-auth-secret={secret}" for secret in shared_secrets)
     for _ in range(_TRIES):
-        port = _free_port()
-        config.write_text(_CONFIG.format(folder=folder, port=port, secrets=lines))
+        port, tls_port = _free_port(), _free_port()
+        config.write_text(
+            _CONFIG.format(
+                folder=folder,
+                port=port,
+                tls_port=tls_port,
+                certificate=certificate.certificate,
+                key=certificate.key,
+                secrets=lines,
+            )
+        )
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [command, "-c", str(config)],
@@ -92,7 +108,7 @@ def coturn(folder: Path, *shared_secrets: str) -> Iterator[Coturn]:
                 stderr=out,
             )
         try:
-            relay = Coturn(process, port, log)
+            relay = Coturn(process, port, tls_port, log)
             if not _starts(relay):
                 if "bind" in relay.log():
                     continue  # somebody else took the port meanwhile

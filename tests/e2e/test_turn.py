@@ -12,7 +12,7 @@ import pytest
 from e2e.browser import Browser, Page, chromium, site
 from e2e.coturn import Coturn, coturn
 from e2e.rtc_pages import LOOPBACK, PAGE, heard, join, opened, tab
-from e2e.servers import Server
+from e2e.servers import Certificate, Server
 from triocast.signaling.ice import turn_credentials
 
 __all__ = ["tab"]
@@ -25,6 +25,25 @@ TRANSPORTS = """
     client.peers[0].pc.getStats().then((stats) => [...stats.values()]
         .filter(({type, candidateType}) => type === "local-candidate" && candidateType === "relay")
         .map(({relayProtocol}) => relayProtocol))
+"""
+# What coturn says to who asks for a relay with these credentials: "relay", or "401".
+ALLOCATE = """
+    window.ask = (iceServers) => new Promise((resolve) => {
+        const pc = new RTCPeerConnection({iceServers, iceTransportPolicy: "relay"});
+        const answers = new Set();
+        pc.onicecandidateerror = ({errorCode}) => answers.add(`${errorCode}`);
+        pc.onicecandidate = ({candidate}) => {
+            if (candidate) {
+                answers.add(candidate.type);
+                return;
+            }
+            pc.close();
+            resolve([...answers].join());
+        };
+        pc.createDataChannel("");
+        pc.setLocalDescription();
+    });
+    null
 """
 ERRORS = """
     client.told = [];
@@ -43,13 +62,14 @@ def origin() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with chromium(*LOOPBACK) as running:
+    with chromium(*LOOPBACK, "--ignore-certificate-errors") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coturn]:
-    with coturn(tmp_path_factory.mktemp("coturn"), FORMER_SECRET, SECRET) as running:
+def relay(tmp_path_factory: pytest.TempPathFactory, certificate: Certificate) -> Iterator[Coturn]:
+    folder = tmp_path_factory.mktemp("coturn")
+    with coturn(folder, certificate, FORMER_SECRET, SECRET) as running:
         yield running
 
 
@@ -77,6 +97,11 @@ def path(page: Page) -> dict[str, str]:
     return page.evaluate("path")
 
 
+def ice_server(relay: Coturn, secret: str, *, expires_at: int) -> dict[str, str]:
+    username, credential = turn_credentials(secret, "somebody", expires_at=expires_at)
+    return {"urls": relay.url(), "username": username, "credential": credential}
+
+
 def failure(page: Page) -> str:
     """Return the errors of the page's only failure: coturn's refusals, once for each network."""
     page.wait_for_function("client.told.length === 1")
@@ -93,7 +118,7 @@ def talk(ann: Page, bob: Page, text: str) -> None:
     heard(bob, ("ann", text))
 
 
-@pytest.mark.parametrize("transport", ["udp", "tcp"])
+@pytest.mark.parametrize("transport", ["udp", "tcp", "tls"])
 def test_pages_that_use_relays_only(
     relay: Coturn, start: Callable[..., Server], tab: Callable[..., Page], transport: str
 ) -> None:
@@ -128,17 +153,17 @@ def test_expired_credentials_are_told_and_new_ones_work(
     """A page that slept has credentials of yesterday; the server's next ones mend it."""
     server = start(relay.url())
     ann, bob = tab(), tab()
-    username, credential = turn_credentials(SECRET, "ann", expires_at=int(time.time()) - 1)
-    ann.evaluate(OLD_CREDENTIALS % json.dumps({"username": username, "credential": credential}))
+    expired = ice_server(relay, SECRET, expires_at=int(time.time()) - 1)
+    ann.evaluate(OLD_CREDENTIALS % json.dumps(expired))
     enter(ann, server, "ann", connectTimeout=5000)
     enter(bob, server, "bob", connectTimeout=5000)
     assert relay.url() in failure(ann)
     bob.wait_for_function("client.told.length === 1")
     assert bob.evaluate("client.told")[0][0] == "no usable candidates of the peer"
     used = "client.peers[0].pc.getConfiguration().iceServers[0].username"
-    assert ann.evaluate(used) == username
+    assert ann.evaluate(used) == expired["username"]
     ann.evaluate("refresh(); null")
-    ann.wait_for_function(f"{used} !== {json.dumps(username)}")
+    ann.wait_for_function(f"{used} !== {json.dumps(expired['username'])}")
     ann.evaluate("client.peers[0].restart()")
     for page in (ann, bob):
         opened(page, 1)
@@ -169,6 +194,34 @@ OLD_CREDENTIALS = """{
 } null"""
 
 
+def test_several_addresses(
+    relay: Coturn, start: Callable[..., Server], tab: Callable[..., Page]
+) -> None:
+    """One set of credentials for all; who has a dead one among them uses the others."""
+    urls = ["turn:127.0.0.1:9?transport=tcp", *map(relay.url, ("udp", "tcp", "tls"))]
+    server = start(",".join(urls))
+    ann, bob = tab(), tab()
+    enter(ann, server, "ann")
+    enter(bob, server, "bob")
+    for page in (ann, bob):
+        opened(page, 1)
+        (entry,) = page.evaluate("client.peers[0].pc.getConfiguration().iceServers")
+        assert entry["urls"] == urls
+    talk(ann, bob, "hello")
+    ann.wait_for_function("client.peers[0].pc.iceGatheringState === 'complete'")
+    assert set(ann.evaluate(TRANSPORTS)) == {"udp", "tcp", "tls"}
+
+
+def test_a_secret_can_be_changed(relay: Coturn, tab: Callable[..., Page]) -> None:
+    """Coturn takes the old one as long as it has both."""
+    page = tab()
+    page.evaluate(ALLOCATE)
+    expires_at = int(time.time()) + 600
+    for secret, answer in (FORMER_SECRET, "relay"), (SECRET, "relay"), ("another", "401"):
+        entry = ice_server(relay, secret, expires_at=expires_at)
+        assert page.evaluate(f"ask([{json.dumps(entry)}])") == answer
+
+
 def test_a_connection_outlives_its_credentials(
     relay: Coturn, start: Callable[..., Server], tab: Callable[..., Page]
 ) -> None:
@@ -176,32 +229,15 @@ def test_a_connection_outlives_its_credentials(
     ann, bob = tab(), tab()
     enter(ann, server, "ann")
     bob.evaluate(f"import('http://{server.authority}{SDK}').then(() => null)")
-    username, credential = turn_credentials(SECRET, "bob", expires_at=int(time.time()) + 8)
-    ice_servers = [{"urls": relay.url(), "username": username, "credential": credential}]
-    enter(bob, server, "bob", iceServers=ice_servers)
+    bob.evaluate(ALLOCATE)
+    entry = ice_server(relay, SECRET, expires_at=int(time.time()) + 8)
+    enter(bob, server, "bob", iceServers=[entry])
     for page in (ann, bob):
         opened(page, 1)
-    bob.evaluate(REFUSED % json.dumps(ice_servers))
-    bob.wait_for_function("window.refused")
+    bob.evaluate(
+        f"{{ const servers = [{json.dumps(entry)}];"
+        " (async () => { while (await ask(servers) !== '401'); window.over = true; })(); } null"
+    )
+    bob.wait_for_function("window.over")
     talk(ann, bob, "still here")
     assert bob.evaluate("client.seen.connections") == 1
-
-
-# Asks for relays until coturn refuses.
-REFUSED = """{
-    const iceServers = %s;
-    const ask = () => {
-        const pc = new RTCPeerConnection({iceServers, iceTransportPolicy: "relay"});
-        let errors = 0;
-        pc.onicecandidateerror = ({errorCode}) => (errors += errorCode === 401);
-        pc.onicegatheringstatechange = () => {
-            if (pc.iceGatheringState !== "complete") return;
-            pc.close();
-            if (errors > 0) window.refused = true;
-            else ask();
-        };
-        pc.createDataChannel("");
-        pc.setLocalDescription();
-    };
-    ask();
-} null"""
