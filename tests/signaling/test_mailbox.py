@@ -4,13 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from triocast.signaling.budget import Budget
 from triocast.signaling.mailbox import Mailbox, Sender
 
 ALICE = Sender("alice", "q", 1)
 
 
 def mailbox(most=3, most_bytes=100, seconds=10.0):
-    return Mailbox(most=most, most_bytes=most_bytes, seconds=seconds)
+    return Mailbox(Budget(10_000), most=most, most_bytes=most_bytes, seconds=seconds)
 
 
 def test_a_connected_peers_oldest_go_first():

@@ -96,12 +96,13 @@ def play(world: World, step: str, one: int, other: int, number: int) -> None:
 
 
 LIMITS = st.builds(
-    lambda most, kilobytes, seconds, blip: Limits(
+    lambda most, kilobytes, seconds, blip, kept: Limits(
         peers_per_room=6,
         sizes=Sizes(message_bytes=1024, metadata_bytes=256),
         queue_messages=most,
         queue_bytes=kilobytes * 1024,
         queue_seconds=seconds,
+        kept_bytes=max(2 * kilobytes, kept) * 1024,
         grace_seconds=10,
         blip_seconds=blip,
         relay_data=True,
@@ -110,6 +111,7 @@ LIMITS = st.builds(
     st.sampled_from([2, 64]),
     st.sampled_from([3, 30]),
     st.sampled_from([0, 1, 10]),
+    st.sampled_from([4, 8, 1_000]),
 )
 
 ALWAYS = ["connect", "up all", "down all", "say"]

@@ -2,6 +2,7 @@
 
 import itertools
 
+from triocast.signaling.budget import ENTRY_BYTES
 from triocast.signaling.delivery import Close, Deliver, Effect
 from triocast.signaling.limits import Admission, Fresh, Limits
 from triocast.signaling.messages import Join, MessageError, parse
@@ -110,12 +111,15 @@ class World:
                 assert mirrored[0] is not initiator
                 assert mirrored[2] is strict
                 assert (polite + mirrored[1]) == (0 if strict else 1)
+        kept = 0
         for room in self.rooms.rooms:
             peers = self.rooms.view(room)
+            kept += sum(peer.queued_bytes + ENTRY_BYTES * peer.queued_messages for peer in peers)
             assert 0 < len(peers) <= self.limits.peers_per_room
             for peer in peers:
                 assert peer.queued_messages <= self.limits.queue_messages
                 assert peer.queued_bytes <= self.limits.queue_bytes
+        assert kept == self.rooms.kept_bytes <= self.limits.kept_bytes
         for client in self.clients:
             by_sender: dict[str, list[int]] = {}
             for sender, number in client.heard:

@@ -7,8 +7,9 @@ from collections import deque
 import attrs
 
 from triocast.errors import CloseCode
+from triocast.signaling.budget import Budget
 from triocast.signaling.errors import MessageExpired, QueueFull, SignalingError
-from triocast.signaling.mailbox import Sender
+from triocast.signaling.mailbox import Mailbox, Sender
 from triocast.signaling.messages import RequestId
 from triocast.signaling.notices import PeerState, Told, encode, error_message
 from triocast.signaling.peers import Peer
@@ -35,10 +36,11 @@ Effect = Deliver | Close
 
 
 class Delivery:
-    """Collects the effects of one operation at the time ``now``."""
+    """Collects the effects of one operation at the time ``now``, within the budget."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, budget: Budget) -> None:
         self.now = now
+        self._budget = budget
         self.effects: list[Effect] = []
         self._undeliverable: deque[tuple[Peer, Sender, SignalingError]] = deque()
         self._is_telling = False
@@ -97,10 +99,21 @@ class Delivery:
         message.seq = peer.mailbox.seq + 1
         data = encode(message)
         if peer.connection is None:
-            return peer.mailbox.queue(data, now=self.now, sender=sender)
-        peer.mailbox.keep(data, now=self.now, sender=sender)
-        self.effects.append(Deliver(peer.connection, data))
-        return True
+            is_kept = peer.mailbox.queue(data, now=self.now, sender=sender)
+        else:
+            is_kept = True
+            peer.mailbox.keep(data, now=self.now, sender=sender)
+            self.effects.append(Deliver(peer.connection, data))
+        while (mailbox := self._budget.heaviest()) is not None:
+            self._lighten(mailbox)
+        return is_kept
+
+    def _lighten(self, mailbox: Mailbox) -> None:
+        """Take something out: what a connection has carried, or else all that waits."""
+        if not mailbox.drop_sent():
+            assert mailbox.owner is not None
+            error = QueueFull("too much waits for all peers together, and most for this one")
+            self._abandon(mailbox.owner, error)
 
     def _abandon(self, peer: Peer, error: SignalingError) -> None:
         self._undeliverable.extend((peer, sender, error) for sender in peer.mailbox.abandon())

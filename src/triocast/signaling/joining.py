@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from triocast.signaling.bans import Bans
+from triocast.signaling.budget import Budget
 from triocast.signaling.delivery import Delivery
 from triocast.signaling.errors import (
     AlreadyJoined,
@@ -40,11 +41,17 @@ class Door:
     """Lets connections in, under the limits."""
 
     def __init__(
-        self, limits: Limits, registry: Registry, bans: Bans, ice_servers: IceServersOf
+        self,
+        limits: Limits,
+        registry: Registry,
+        bans: Bans,
+        budget: Budget,
+        ice_servers: IceServersOf,
     ) -> None:
         self._limits = limits
         self._registry = registry
         self._bans = bans
+        self._budget = budget
         self._ice_servers = ice_servers
 
     def let_in(
@@ -135,6 +142,7 @@ class Door:
             metadata=message.metadata_text,
             token_digest=digest(fresh.token),
             mailbox=Mailbox(
+                self._budget,
                 most=self._limits.queue_messages,
                 most_bytes=self._limits.queue_bytes,
                 seconds=self._limits.queue_seconds,
@@ -170,6 +178,7 @@ class Door:
             if other.id in peer.told_suspended:
                 delivery.tell(other, PeerState(peer=peer.id, state="connected"))
         peer.told_suspended.clear()
+        peer.all_told_suspended = False
 
     def _tell_joined(
         self,

@@ -12,7 +12,8 @@ class Limits:
     """The bounds. Times are in seconds.
 
     ``queue_messages``, ``queue_bytes`` and ``queue_seconds`` bound what is kept for each peer, for
-    its return; so ``peers`` times ``queue_bytes`` is the most memory that can be in use for it.
+    its return; ``kept_bytes`` bounds the bytes of all of them, `budget.ENTRY_BYTES` more for each
+    message. Beyond it those give way for whom most is kept.
     ``grace_seconds`` is how long a peer may be without a connection; of a break shorter than
     ``blip_seconds`` the others are not told. ``heartbeat_seconds``, ``heartbeat_timeout`` and
     ``rate`` (messages per second, None for no bound) are the endpoint's to keep; clients are told.
@@ -27,6 +28,7 @@ class Limits:
     queue_messages: int = 256
     queue_bytes: int = 262_144
     queue_seconds: float = 30.0
+    kept_bytes: int = 268_435_456
     grace_seconds: float = 30.0
     blip_seconds: float = 2.0
     heartbeat_seconds: float = 10.0
@@ -42,6 +44,8 @@ class Limits:
             raise ValueError(
                 "queue_bytes is at least twice the largest message: else none could wait"
             )
+        if self.kept_bytes < 2 * self.queue_bytes:
+            raise ValueError("kept_bytes is at least twice queue_bytes: it is for all peers")
         if not 0 <= self.blip_seconds <= self.grace_seconds:
             raise ValueError("blip_seconds is not longer than grace_seconds")
 

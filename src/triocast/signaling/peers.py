@@ -21,7 +21,7 @@ class Peer:
 
     ``connection`` is None while it is suspended, since ``suspended_at``. ``received`` is the last
     of its own numbers that came through. ``told_suspended`` are the ids of those who know that it
-    is suspended.
+    is suspended, ``all_told_suspended`` says that everybody in the room does.
     """
 
     id: str
@@ -38,6 +38,7 @@ class Peer:
     suspended_at: float = 0.0
     pairs: dict[str, Pair] = attrs.field(factory=dict, repr=False)
     told_suspended: set[str] = attrs.field(factory=set, repr=False)
+    all_told_suspended: bool = False
 
     @property
     def is_connected(self) -> bool:

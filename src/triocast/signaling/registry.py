@@ -46,6 +46,7 @@ class Registry:
             peer.pairs[other.id] = other.pairs[peer.id] = pair
         room.peers[peer.id] = peer
         self.tokens[peer.token_digest] = peer
+        peer.mailbox.owner = peer
         assert peer.connection is not None
         self.connections[peer.connection] = peer
 
@@ -103,7 +104,8 @@ class Registry:
             delivery.refuse(connection, error, re=None, code=code)
 
     def forget(self, peer: Peer) -> None:
-        """Let nothing lead to a peer but its room."""
+        """Let nothing lead to a peer but its room, and drop what is kept for it."""
+        peer.mailbox.close()
         del self.tokens[peer.token_digest]
         self.suspended.pop(peer, None)
         if peer.connection is not None:

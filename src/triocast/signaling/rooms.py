@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from triocast.errors import CloseCode
 from triocast.signaling.bans import Bans
+from triocast.signaling.budget import Budget
 from triocast.signaling.delivery import Close, Deliver, Delivery, Effect
 from triocast.signaling.errors import (
     Kicked,
@@ -89,7 +90,8 @@ class Rooms:
         self._ice_servers = ice_servers
         self._registry = Registry()
         self._bans = Bans(self.limits.bans)
-        self._door = Door(self.limits, self._registry, self._bans, ice_servers)
+        self._budget = Budget(self.limits.kept_bytes)
+        self._door = Door(self.limits, self._registry, self._bans, self._budget, ice_servers)
 
     # What connections do.
 
@@ -97,7 +99,7 @@ class Rooms:
         self, connection: str, message: Join, admission: Admission, fresh: Fresh, now: float
     ) -> list[Effect]:
         """Let a connection into a room, as a new peer or as the one that its token names."""
-        delivery = Delivery(now)
+        delivery = Delivery(now, self._budget)
         try:
             self._door.let_in(connection, message, admission, fresh, delivery)
         except SignalingError as error:
@@ -106,7 +108,7 @@ class Rooms:
 
     def handle(self, connection: str, message: Request, now: float) -> list[Effect]:
         """Carry out what a connection says after its join."""
-        delivery = Delivery(now)
+        delivery = Delivery(now, self._budget)
         peer = self._registry.connections.get(connection)
         if peer is None or isinstance(message, Join):
             delivery.refuse(
@@ -126,7 +128,7 @@ class Rooms:
 
     def lost(self, connection: str, now: float) -> list[Effect]:
         """Note that a connection has ended: its peer has the grace period to come back."""
-        delivery = Delivery(now)
+        delivery = Delivery(now, self._budget)
         peer = self._registry.suspend(connection, now)
         if peer is not None:
             self._review(peer, delivery)
@@ -134,7 +136,7 @@ class Rooms:
 
     def end(self, connection: str, code: CloseCode, reason: str, now: float) -> list[Effect]:
         """Let a connection's peer leave at once, without grace, and close the connection."""
-        delivery = Delivery(now)
+        delivery = Delivery(now, self._budget)
         peer = self._registry.connections.get(connection)
         if peer is not None:
             self._end(peer, delivery, code, reason)
@@ -149,7 +151,7 @@ class Rooms:
 
     def due(self, now: float) -> list[Effect]:
         """Do what is due: the ends of grace periods, of what waits, of bans."""
-        delivery = Delivery(now)
+        delivery = Delivery(now, self._budget)
         for peer in list(self._registry.suspended):
             if peer in self._registry.suspended:
                 self._review(peer, delivery)
@@ -169,9 +171,14 @@ class Rooms:
         return len(self._registry.tokens)
 
     @property
+    def kept_bytes(self) -> int:
+        """What is kept for the return of all peers, as `Limits.kept_bytes` counts."""
+        return self._budget.used
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing at all is remembered."""
-        return self._registry.is_empty and not len(self._bans)
+        return self._registry.is_empty and not len(self._bans) and not self._budget.used
 
     def view(self, room: str) -> list[PeerView]:
         """Return the peers of a room, in the order of their joins. Raises RoomNotFound."""
@@ -191,13 +198,13 @@ class Rooms:
             raise PeerNotFound(f"there is no peer {peer} in this room")
         if ban_seconds > 0 and found.subject is not None:
             return self.ban(room, found.subject, now, seconds=ban_seconds)
-        delivery = Delivery(now)
+        delivery = Delivery(now, self._budget)
         self._registry.expel(found, _kicked(), delivery)
         return delivery.effects
 
     def ban(self, room: str, subject: str, now: float, *, seconds: float) -> list[Effect]:
         """Keep a subject out of a room, whether it exists or not, and remove its peers."""
-        delivery = Delivery(now)
+        delivery = Delivery(now, self._budget)
         self._bans.add(room, subject, until=now + seconds, now=now)
         found = self._registry.rooms.get(room)
         for peer in [] if found is None else list(found.peers.values()):
@@ -211,7 +218,7 @@ class Rooms:
 
     def close_room(self, room: str, now: float) -> list[Effect]:
         """End a room for everybody who is in it. Raises RoomNotFound."""
-        delivery = Delivery(now)
+        delivery = Delivery(now, self._budget)
         for peer in list(self._registry.find_room(room).peers.values()):
             connection = peer.connection
             self._registry.forget(peer)
@@ -242,7 +249,10 @@ class Rooms:
             self._registry.remove(peer, "timeout", delivery)
             return
         delivery.expire(peer)
-        if delivery.now >= peer.suspended_at + self.limits.blip_seconds:
+        is_blip = delivery.now < peer.suspended_at + self.limits.blip_seconds
+        if not is_blip and not peer.all_told_suspended:
+            # Whoever joins from now on is told by the list.
+            peer.all_told_suspended = True
             for other in peer.others():
                 delivery.tell_suspended(peer, other)
 
