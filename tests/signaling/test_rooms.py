@@ -120,6 +120,27 @@ def test_a_longer_break_is_told_once_and_ends_with_the_grace():
     assert table.join("bob2")["type"] == "joined"
 
 
+def test_a_break_of_the_network_is_told_in_turns():
+    """Everything else would stand still until a whole crowd has been told of a whole crowd."""
+    table = Table(queue_messages=200, queue_bytes=100_000)
+    names = [f"p{number}" for number in range(30)]
+    for room in ("r", "s", "t"):
+        for name in names:
+            table.join(name + room, room=room)
+            table.lose(name + room)
+    at = table.now + 2
+    turns = list(table.rooms.due_in_turns(at))
+    assert 4 < len(turns) < 20
+    assert all(len(effects) < 1_000 for effects in turns)
+    assert sum(map(len, table.rooms.due_in_turns(at))) == 0
+    table.now = at
+    states = [item["type"] for item in table.resume("x", "p0r", 0)]
+    assert states.count("peer-state") == 29
+    turns = list(table.rooms.due_in_turns(table.now + 30))
+    assert 4 < len(turns) < 20
+    assert table.rooms.peer_count == 1
+
+
 def test_who_was_told_of_the_break_is_told_of_its_end():
     table = Table()
     table.pair()
@@ -240,6 +261,20 @@ def test_only_the_right_token_resumes(wrong):
     assert error["re"] == "q"
 
 
+def test_who_comes_back_may_what_its_token_says_now():
+    table = Table(relay_data=True)
+    table.pair()
+    told = table.say("alice", type="data", payload=1, to="bob")
+    table.lose("alice")
+    assert table.resume("alice2", "alice", 1)[0]["resume"]["resumed"] is True
+    [error] = table.say("alice2", type="data", payload=1, to="bob")
+    assert (told, error["code"]) == ([], "forbidden")
+    host = Admission(subject="bob", role="host")
+    resume = {"token": table.tokens["bob"], "lastSeq": 0}
+    [error] = table.say("bob2", host, type="join", room="r", resume=resume)
+    assert error["code"] == "resume-failed"
+
+
 def test_a_token_ends_with_its_peer():
     table = Table()
     table.pair()
@@ -306,9 +341,20 @@ def test_an_id_of_ones_own_needs_the_right():
         assert table.say("bob", other, **CLAIM)[0]["code"] == "peer-id-taken"
 
 
+def test_who_shares_an_address_does_not_take_the_others_places():
+    table = Table()
+    anybody = Admission(subject="address:192.0.2.1", may_claim=True)
+    table.tokens["me"] = table.say("alice", anybody, **CLAIM)[0]["resume"]["token"]
+    for _ in range(2):
+        assert table.say("mallory", anybody, **CLAIM)[0]["code"] == "peer-id-taken"
+        table.lose("alice")
+    back = table.resume("alice2", "me", 0, subject="address:192.0.2.1")
+    assert back[0]["resume"]["resumed"] is True
+
+
 def test_the_same_subject_takes_its_own_place_with_a_new_session():
     table = Table(peers_per_room=2)
-    alice = Admission(subject="a", may_claim=True)
+    alice = Admission(subject="a", may_claim=True, is_known=True)
     table.say("alice", alice, **CLAIM)
     before = table.join("bob")["peers"][0]["session"]
     table.rooms.lock("r")
@@ -323,7 +369,7 @@ def test_the_same_subject_takes_its_own_place_with_a_new_session():
 
 def test_the_last_of_a_room_takes_its_own_place():
     table = Table()
-    alice = Admission(subject="a", may_claim=True)
+    alice = Admission(subject="a", may_claim=True, is_known=True)
     table.say("alice", alice, **CLAIM)
     table.say("alice2", alice, **CLAIM)
     assert [peer.id for peer in table.rooms.view("r")] == ["me"]

@@ -67,7 +67,12 @@ class World:
             return
         if isinstance(message, Join):
             number = next(self.numbers)
-            admission = Admission(subject=client.name, may_claim=client.claims, may_send_data=True)
+            admission = Admission(
+                subject=client.name,
+                may_claim=client.claims,
+                may_send_data=True,
+                is_known=True,
+            )
             fresh = Fresh(f"p{number}", f"t{number}")
             if message.resume is None:
                 self.born[client.name if client.claims else fresh.peer] = number

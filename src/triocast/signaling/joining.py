@@ -93,7 +93,7 @@ class Door:
         before = None if room is None else room.peers.get(peer_id)
         if room is None or before is None:
             room = self._room_for_one_more(message.room, admission)
-        elif admission.subject is None or before.subject != admission.subject:
+        elif not _is_own(before, admission):
             raise PeerIdTaken(f"there is a peer {peer_id} in this room")
         else:
             error = Replaced("the peer joined anew")
@@ -160,6 +160,9 @@ class Door:
         peer = self._registry.tokens.get(digest(resume.token))
         if peer is None or peer.room.name != message.room or peer.subject != admission.subject:
             raise ResumeFailed("no peer of this room waits for this token; join without it")
+        if peer.role != admission.role:
+            raise ResumeFailed("the role is another now; join without the token, as somebody new")
+        peer.may_send_data = admission.may_send_data
         self._registry.reconnect(peer, connection, delivery)
         missed = peer.mailbox.after(resume.last_seq, now=delivery.now)
         if missed is None:
@@ -214,3 +217,9 @@ class Door:
         delivery.answer(connection, joined)
         if trouble is not None:
             delivery.refuse(connection, trouble, re=None)
+
+
+def _is_own(peer: Peer, admission: Admission) -> bool:
+    """Whether somebody who claims the id of a peer is that peer's user."""
+    is_same = admission.subject is not None and peer.subject == admission.subject
+    return admission.is_known and is_same

@@ -55,7 +55,8 @@ class Admission:
     """What the endpoint found out about a client that wants to join a room.
 
     ``subject`` is who it is, for bans and for coming back (a user, or an address where nobody is
-    known), ``role`` is told to the others. ``may_create`` a room that is not there, ``may_claim``
+    known), ``is_known`` whether that is one user and no other: whoever else has an address could
+    claim to be its peers. ``role`` is told to the others. ``may_create`` a room that is not there, ``may_claim``
     a peer id of its own choice, ``may_send_data`` through the server.
     """
 
@@ -64,6 +65,7 @@ class Admission:
     may_create: bool = True
     may_claim: bool = False
     may_send_data: bool = False
+    is_known: bool = False
 
 
 @attrs.frozen

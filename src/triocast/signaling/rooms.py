@@ -25,12 +25,15 @@ How an endpoint drives it
        connection if nothing came for ``heartbeat_timeout``. Reading no faster than ``rate`` is
        better than refusing: what was refused has to be made up for.
 
-    One task calls ``rooms.due(now)`` about once a second, and carries out its effects.
+    One task asks ``rooms.due_in_turns(now)`` about once a second, and carries out its effects.
     When a grant ends: ``rooms.end(connection, CloseCode.UNAUTHORIZED, "grant_ended", now)``.
     REST uses `kick`, `ban`, `lock`, `close_room`, `rooms` and `view`; they raise SignalingError.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
 
 from triocast.errors import CloseCode
 from triocast.signaling.bans import Bans
@@ -65,6 +68,9 @@ from triocast.signaling.registry import Registry
 from triocast.signaling.relaying import relay_data, relay_signal
 
 __all__ = ["Admission", "Close", "Deliver", "Effect", "Fresh", "Limits", "Rooms"]
+
+PEERS_IN_A_TURN: Final = 16
+"""Of so many peers' coming to an end others are told before anything else gets its turn."""
 
 
 def _no_ice_servers(peer: str) -> IceServers:
@@ -151,12 +157,22 @@ class Rooms:
 
     def due(self, now: float) -> list[Effect]:
         """Do what is due: the ends of grace periods, of what waits, of bans."""
-        delivery = Delivery(now, self._budget)
+        return [effect for effects in self.due_in_turns(now) for effect in effects]
+
+    def due_in_turns(self, now: float) -> Iterator[list[Effect]]:
+        """Do what is due a few peers at a time; anything else may come in between.
+
+        When a network breaks there is much to tell, and others should not wait for all of it.
+        """
+        self._bans.forget_old(now)
+        delivery, done = Delivery(now, self._budget), 0
         for peer in list(self._registry.suspended):
             if peer in self._registry.suspended:
-                self._review(peer, delivery)
-        self._bans.forget_old(now)
-        return delivery.effects
+                done += self._review(peer, delivery)
+            if done >= PEERS_IN_A_TURN:
+                yield delivery.effects
+                delivery, done = Delivery(now, self._budget), 0
+        yield delivery.effects
 
     # What administrators do.
 
@@ -243,18 +259,20 @@ class Rooms:
             IceServersMessage(re=optional(re), ice_servers=ice.servers, ice_servers_ttl=ice.ttl),
         )
 
-    def _review(self, peer: Peer, delivery: Delivery) -> None:
-        """Do what is due for a suspended peer."""
+    def _review(self, peer: Peer, delivery: Delivery) -> bool:
+        """Do what is due for a suspended peer; return whether all of its room is told of it."""
         if delivery.now >= peer.suspended_at + self.limits.grace_seconds:
             self._registry.remove(peer, "timeout", delivery)
-            return
+            return True
         delivery.expire(peer)
         is_blip = delivery.now < peer.suspended_at + self.limits.blip_seconds
-        if not is_blip and not peer.all_told_suspended:
-            # Whoever joins from now on is told by the list.
-            peer.all_told_suspended = True
-            for other in peer.others():
-                delivery.tell_suspended(peer, other)
+        if is_blip or peer.all_told_suspended:
+            return False
+        # Whoever joins from now on is told by the list.
+        peer.all_told_suspended = True
+        for other in peer.others():
+            delivery.tell_suspended(peer, other)
+        return True
 
     def _end(self, peer: Peer, delivery: Delivery, code: CloseCode, reason: str) -> None:
         connection = peer.connection

@@ -9,10 +9,13 @@ from typing import Final, Protocol
 import trio
 
 from triocast.errors import CloseCode, EndReason
-from triocast.signaling.delivery import Close, Effect
+from triocast.signaling.delivery import Close, Deliver, Effect
 
 BURST_SECONDS: Final = 2.0
 """For so long a client may send faster than its rate."""
+
+BYTES_OF_A_MESSAGE: Final = 4_096
+"""What is sent to others because of a message counts as one more message for each so many."""
 
 _REASONS: Final = {
     CloseCode.NORMAL: EndReason.LEFT,
@@ -75,6 +78,11 @@ class Recipients:
             self._is_busy = False
 
 
+def size_of(effects: Iterable[Effect]) -> int:
+    """Return how many bytes are to be sent."""
+    return sum(len(effect.data) for effect in effects if isinstance(effect, Deliver))
+
+
 class Pace:
     """Slows a client down to a rate, in messages per second; None is no bound."""
 
@@ -83,6 +91,11 @@ class Pace:
     def __init__(self, rate: float | None) -> None:
         self._rate = rate
         self._may_send_at = 0.0
+
+    def charge(self, size: int) -> None:
+        """Make the client wait for bytes as well, before its next message."""
+        if self._rate is not None:
+            self._may_send_at += size / (BYTES_OF_A_MESSAGE * self._rate)
 
     async def keep(self) -> None:
         """Wait until the rate allows one more message."""

@@ -137,6 +137,7 @@ class PeerJSConnection(WebSocketConnection):
         if said is None:
             self._peerjs.peers.heard(self.id, now)
             return
+        self._pace.charge(len(message))
         self._peerjs.recipients.carry_out(self._peerjs.peers.handle(self.id, said, now))
 
     def _refuse(self, why: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +24,7 @@ from triocast.signaling.limits import Admission, Fresh
 from triocast.signaling.messages import SUBPROTOCOL, Join, MessageError, RequestId, parse
 from triocast.signaling.notices import Ping, encode, error_message, refusal
 from triocast.signaling.rooms import Rooms
-from triocast.transports.effects import Pace, Recipients
+from triocast.transports.effects import Pace, Recipients, size_of
 from triocast.transports.websocket import WebSocketConnection
 
 if TYPE_CHECKING:
@@ -31,8 +32,13 @@ if TYPE_CHECKING:
 
 __all__ = ["SUBPROTOCOL", "Signaling", "SignalingConnection"]
 
+log = logging.getLogger("triocast.signaling")
+
 DUE_SECONDS: Final = 1.0
 """How often ends of grace periods and the like are looked for."""
+
+REFUSED_BYTES: Final = 65_536
+"""What a join with a wrong token counts for: it costs us a signature, and others guess."""
 
 GrantOf = Callable[[str], Grant]
 
@@ -60,7 +66,9 @@ class Signaling:
         """Do what time brings, until cancelled."""
         while True:
             await trio.sleep(DUE_SECONDS)
-            self.carry_out(self.rooms.due(trio.current_time()))
+            for effects in self.rooms.due_in_turns(trio.current_time()):
+                self.carry_out(effects)
+                await trio.lowlevel.checkpoint()
 
     def carry_out(self, effects: Iterable[Effect]) -> None:
         """Do what the rooms decided, in order."""
@@ -173,6 +181,17 @@ class SignalingConnection(WebSocketConnection):
         await self._pace.keep()
         if self.reason is not None:
             return
+        self._heard = True  # Whoever is made to wait is alive.
+        try:
+            self._take(message)
+        except Exception:
+            log.exception("connection %s: a message could not be handled", self.id)
+            failed = error_message(SignalingError("the server made a mistake"))
+            failed.fatal = True
+            self.tell(encode(failed))
+            self.end(EndReason.SERVER_ERROR)
+
+    def _take(self, message: str | bytes) -> None:
         rooms = self._signaling.rooms
         try:
             if isinstance(message, bytes):
@@ -183,7 +202,7 @@ class SignalingConnection(WebSocketConnection):
             return
         now = trio.current_time()
         if not isinstance(said, Join):
-            self._signaling.carry_out(rooms.handle(self.id, said, now))
+            self._carry_out(rooms.handle(self.id, said, now), len(message))
             return
         try:
             admission = self._admit(said)
@@ -191,8 +210,13 @@ class SignalingConnection(WebSocketConnection):
             self._refuse(error, said.id)
             return
         fresh = Fresh(peer=secrets.token_urlsafe(12), token=secrets.token_urlsafe(24))
-        self._signaling.carry_out(rooms.join(self.id, said, admission, fresh, now))
+        self._carry_out(rooms.join(self.id, said, admission, fresh, now), len(message))
         self._is_peer = rooms.received(self.id) is not None
+
+    def _carry_out(self, effects: list[Effect], said: int) -> None:
+        # What waits for a suspended peer is no effect, so what was said counts as well.
+        self._pace.charge(max(said, size_of(effects)))
+        self._signaling.carry_out(effects)
 
     def _admit(self, join: Join) -> Admission:
         """Return what the client may do in the room. Raises SignalingError."""
@@ -208,6 +232,7 @@ class SignalingConnection(WebSocketConnection):
             may_create=right.create,
             may_claim=right.claim,
             may_send_data=right.data,
+            is_known=self.user is not None,
         )
 
     def _take_grant(self, token: str | None) -> None:
@@ -227,4 +252,5 @@ class SignalingConnection(WebSocketConnection):
             self._scope.deadline = self._grant_deadline()
 
     def _refuse(self, error: SignalingError, re: RequestId) -> None:
+        self._pace.charge(REFUSED_BYTES)
         self.tell(encode(error_message(error, re=re)))
