@@ -158,3 +158,5 @@ class FrameReader:
 
 
 _log = logging.getLogger("triocast.websocket")
+# What the package notes for debugging are texts of clients, and tokens may be in them.
+_log.setLevel(logging.INFO)
