@@ -8,6 +8,9 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from websockets import Origin
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -152,6 +155,131 @@ def test_what_is_wrong_is_told_and_the_connection_goes_on(server: Server, room: 
         assert peer.expect("ice-servers")["re"] == 3
 
 
+def test_what_is_not_in_order_is_told(servers: Servers, way: str, room: str) -> None:
+    server = servers.get(way, signaling_peers_per_room="2")
+
+    def refused(peer: Peer, **message: Any) -> str:
+        peer.send(**message)
+        return str(peer.expect("error")["code"])
+
+    with Peer(server) as ann, Peer(server) as bob, Peer(server) as carl:
+        assert refused(ann, type="join", room=room, version=2) == "unsupported-version"
+        ann.join(room, peer="ann")
+        session = bob.join(room)["peers"][0]["session"]
+        ann.expect("peer-joined")
+        assert refused(carl, type="join", room=room) == "room-full"
+        # All of this machine have one address: it does not say who they are.
+        assert refused(carl, type="join", room=room, peer="ann") == "peer-id-taken"
+        offer = {"type": "offer", "description": {"type": "offer", "sdp": SDP}}
+        assert refused(ann, **offer, to=bob.id, session=session) == "not-initiator"
+        assert refused(bob, **offer, to="ann", session=session + 2) == "stale-session"
+        bob.ws.socket.close()
+        until(lambda: stats(server)["signaling_count"] == 2, "end of the connection")
+        large = {"type": "answer", "sdp": SDP + "a=" + "x" * 60_000}
+        for _ in range(2):
+            ann.send(type="answer", to=bob.id, session=session, description=large)
+        codes = []
+        while "queue-full" not in codes:
+            ann.send(type="answer", to=bob.id, session=session, description=large)
+            message = ann.next()
+            codes.append(message.get("code", message.get("state")))
+        assert set(codes) == {"suspended", "queue-full"}
+
+
+_odd = st.one_of(
+    st.binary(max_size=40),
+    st.text(max_size=40),
+    st.dictionaries(
+        st.sampled_from(["type", "id", "room", "to", "session", "description", "metadata"]),
+        st.none()
+        | st.integers()
+        | st.floats()
+        | st.text(max_size=8)
+        | st.sampled_from(["join", "offer", "data", "pong", "dance"])
+        | st.lists(st.integers(), max_size=3),
+        max_size=5,
+    ).map(json.dumps),
+)
+
+
+def test_noise_is_answered_and_neither_ends_nor_changes_anything(server: Server, room: str) -> None:
+    with Peer(server) as ann, Peer(server) as noisy:
+        ann.join(room)
+        rooms = call(server, "GET", ROOMS).json["rooms"]
+
+        @settings(max_examples=60, deadline=None, database=None)
+        @given(_odd)
+        @example(b"")
+        @example("")
+        @example("[" * 60_000)
+        @example('{"type":"join","room":"r","metadata":' + '{"a":' * 200 + "1" + "}" * 200 + "}")
+        @example('{"type":"pong","seq":' + "9" * 5_000 + "}")
+        @example('{"type":"join","room":"r","peer":"\\ud800"}')
+        @example('{"type":"join","type":"leave"}')
+        def noise(frame: str | bytes) -> None:
+            noisy.ws.send(frame)
+            error = noisy.expect("error")
+            assert error["fatal"] is False
+            assert error["code"] in ("bad-json", "bad-message", "unknown-type", "not-joined")
+
+        noise()
+        assert call(server, "GET", ROOMS).json["rooms"] == rooms
+        noisy.join(room)
+        assert ann.expect("peer-joined")["peer"] == noisy.id
+    assert server.alive
+
+
+@pytest.mark.parametrize("path", [PATH, "/peerjs?key=k&id=a&token=t"])
+def test_pages_of_other_origins_are_not_let_in(server: Server, path: str) -> None:
+    for origin in ("https://evil.example", "null", f"http://evil.example@{server.authority}"):
+        with pytest.raises(InvalidStatus) as refused:
+            connect(f"ws://{server.authority}{path}", origin=Origin(origin), proxy=None).close()
+        assert refused.value.response.status_code == 403
+    own = Origin(f"http://{server.authority}")
+    connect(f"ws://{server.authority}{path}", origin=own, proxy=None).close()
+    body = b'{"action":"close","room":"a"}'
+    for origin, status in (("https://evil.example", 403), (str(own), 404)):
+        answer = call(server, "POST", ROOMS, body, "text/plain", headers={"Origin": origin})
+        assert answer.status == status
+
+
+def test_moderating_needs_the_right(serve: Callable[..., Server]) -> None:
+    server = serve("--token-key", KEY)
+    for headers, status in (({}, 401), (bearer("ann", rooms=["*"]), 403), (bearer("root"), 404)):
+        assert call(server, "GET", f"{ROOMS}?room=r", headers=headers).status == status
+        assert moderate(server, headers, action="close", room="r").status == status
+    for odd in ("a%20b", "a%0Ab", "%00", "x" * 129, "%ED%A0%80", "*", ""):
+        answer = call(server, "GET", f"{ROOMS}?room={odd}", headers=bearer("root"))
+        assert answer.status == 400, odd
+
+
+def test_secrets_do_not_end_in_the_log(serve: Callable[..., Server]) -> None:
+    server = serve(
+        "--token-key", KEY, "--log-level", "debug", "--turn-servers", "turn:127.0.0.1:3478",
+        environment={"TRIOCAST_TURN_SECRET": "a secret of these tests"},
+    )  # fmt: skip
+    allowed = token("ann", rooms=["*"])
+    with Peer(server) as ann, Peer(server) as bob:
+        ann.send(type="join", room="a", token=allowed + "x", resume={"token": "r-1", "lastSeq": 0})
+        assert ann.expect("error")["code"] == "unauthorized"
+        ann.send(type="join", room="a", token=allowed, resume={"token": "r-1", "lastSeq": 0})
+        assert ann.expect("error")["code"] == "resume-failed"
+        joined = ann.join("a", token=allowed)
+        resume = {"token": joined["resume"]["token"], "lastSeq": 0}
+        bob.send(type="join", room="a", token=token("bob", rooms=["*"]), resume=resume)
+        assert bob.expect("error")["code"] == "resume-failed"
+    connect(f"ws://{server.authority}/peerjs?key={allowed}&id=a&token=p-1", proxy=None).close()
+    call(server, "GET", f"/{allowed}/id")
+    until(lambda: "transport=peerjs" in server.stderr.read_text(), "line in the log")
+    log = server.stderr.read_text()
+    assert "user='ann'" in log
+    (turn,) = joined["iceServers"]
+    for secret in (
+        allowed, "r-1", "p-1", resume["token"], turn["credential"], "a secret of these tests", KEY,
+    ):  # fmt: skip
+        assert secret not in log
+
+
 def test_a_message_that_is_too_large_ends_the_connection(server: Server, room: str) -> None:
     with Peer(server) as peer:
         peer.join(room)
@@ -265,6 +393,8 @@ def test_rooms_can_be_moderated(server: Server, room: str) -> None:
         {"action": "kick", "room": "a"},
         {"action": "kick", "room": "a b", "peer": "x"},
         {"action": "ban", "room": "a", "user": "x", "seconds": -1},
+        {"action": "ban", "room": "a", "user": "x" * 201, "seconds": 1},
+        {"action": "unban", "room": "a", "user": ""},
         {"action": "ban", "room": "a", "user": "x", "seconds": 1e9},
         {"room": "a"},
     ],

@@ -42,6 +42,10 @@ class Table:
     def say(self, connection, admission=None, **message):
         """Send a message; return what its sender is told then."""
         read = parse(json.dumps({"id": "q", **message}), self.rooms.limits.sizes)
+        return self.say_what_was_read(connection, read, admission)
+
+    def say_what_was_read(self, connection, read, admission=None):
+        """The same for a message that was parsed."""
         if isinstance(read, Join):
             fresh = Fresh(connection, f"token{next(self._numbers)}")
             admission = admission or Admission(subject=connection, may_send_data=True)

@@ -137,6 +137,19 @@ def test_a_wrong_field_is_refused_under_the_messages_id(message, code):
     assert told.get("to") == (message.get("to") if message.get("to") == "b" else None)
 
 
+@pytest.mark.parametrize("number", ["1e999", "[-1e400]"])
+def test_metadata_are_what_any_parser_takes(number):
+    text = '{"type":"join","room":"r","id":7,"metadata":' + number + "}"
+    told = refused(text)
+    assert (told["code"], told["re"]) == ("bad-message", 7)
+
+
+def test_metadata_are_passed_on_as_they_are():
+    metadata = '{"__proto__":{"admin":true},"constructor":1,"a":1}'
+    read = parse('{"type":"join","room":"__proto__","metadata":' + metadata + "}", SIZES)
+    assert (read.room, read.metadata_text) == ("__proto__", metadata.encode())
+
+
 @pytest.mark.parametrize("id", [1.5, True, [], {}, "x" * 65, 2**53])
 def test_an_id_is_short(id):
     told = refused({"type": "leave", "id": id})

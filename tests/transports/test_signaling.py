@@ -145,7 +145,8 @@ async def test_what_waits_for_a_suspended_peer_costs_too(autojump_clock, open_pe
     await trio.sleep(2.5)
     (info,) = peer.joined["peers"]
     about = {"to": info["peer"], "session": info["session"]}
-    offer = {"type": "offer", **about, "description": {"type": "offer", "sdp": "v=0" + "x" * 40_960}}
+    description = {"type": "offer", "sdp": "v=0" + "x" * 40_960}
+    offer = {"type": "offer", **about, "description": description}
     # Three of them, 30 times 4 KiB, wait; the burst is of 20 messages.
     await send_all(peer, [offer] * 3 + [{"type": "get-ice-servers"}])
     assert count(peer) == 0
@@ -162,7 +163,9 @@ async def test_wrong_tokens_are_tried_slowly(autojump_clock, open_peer):
     assert len(stranger.texts) <= 4
 
 
-async def test_a_mistake_of_ours_is_told_and_ends_one_connection(autojump_clock, open_peer, faulty, caplog):
+async def test_a_mistake_of_ours_is_told_and_ends_one_connection(
+    autojump_clock, open_peer, faulty, caplog
+):
     peer, other = await open_peer("r"), await open_peer("r")
     faulty.fails = True
     (error,) = await peer.ask({"type": "get-ice-servers"})

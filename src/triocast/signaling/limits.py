@@ -56,8 +56,8 @@ class Admission:
 
     ``subject`` is who it is, for bans and for coming back (a user, or an address where nobody is
     known), ``is_known`` whether that is one user and no other: whoever else has an address could
-    claim to be its peers. ``role`` is told to the others. ``may_create`` a room that is not there, ``may_claim``
-    a peer id of its own choice, ``may_send_data`` through the server.
+    claim to be its peers. ``role`` is told to the others. ``may_create`` a room that is not there,
+    ``may_claim`` a peer id of its own choice, ``may_send_data`` through the server.
     """
 
     subject: str | None = None

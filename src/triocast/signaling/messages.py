@@ -198,6 +198,7 @@ class _Head(msgspec.Struct):
 
 
 _head = msgspec.json.Decoder(_Head)
+_anything: Final = msgspec.json.Decoder(Any)
 _DECODERS: Final[dict[str, msgspec.json.Decoder[Request]]] = {
     str(kind.__struct_config__.tag): msgspec.json.Decoder(kind)
     for kind in (
@@ -258,6 +259,9 @@ def _read(kind: Any, raw: bytes, sizes: Sizes) -> Request:
         raise UnknownType(f"the types are {', '.join(_DECODERS)}")
     try:
         message = json.decode(decoder, raw)
+        if isinstance(message, Join):
+            # Everybody in the room is told of them, and 1e999 is no number to many parsers.
+            json.decode(_anything, message.metadata_text or b"null")
     except InvalidEvent as error:
         if "$.description" in error.message:
             raise BadDescription(error.message) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import attrs
 import msgspec
@@ -10,6 +10,7 @@ import trio
 from quart import Blueprint, Response, request
 
 from triocast.errors import BadRequest, Disabled
+from triocast.events import LONGEST_USER
 from triocast.node import Node
 from triocast.signaling.messages import is_room
 from triocast.transports.signaling import SUBPROTOCOL, SignalingConnection
@@ -75,6 +76,9 @@ def choose_subprotocol(call: Call) -> str | None:
 
 # For administrators.
 
+User = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_USER)]
+"""Bans are remembered: what is no user must not fill the memory."""
+
 
 class _Order(msgspec.Struct, forbid_unknown_fields=True, tag_field="action"):
     room: str
@@ -90,12 +94,12 @@ class Kick(_Order, tag="kick"):
 class Ban(_Order, tag="ban"):
     """Remove a user's peers, and keep the user out."""
 
-    user: str
+    user: User
     seconds: float
 
 
 class Unban(_Order, tag="unban"):
-    user: str
+    user: User
 
 
 class Lock(_Order, tag="lock"):
