@@ -21,6 +21,7 @@ class Link:
     polite: bool
     strict: bool
     pc: FakePeerConnection
+    suspended: bool = False
     needs_cure: bool = False
     was_cured: bool = False
 
@@ -213,6 +214,7 @@ class Client:
         if resume["gap"]:
             self.gaps += 1
         for info in message["peers"]:
+            assert resume["resumed"] or info["initiator"], "the newcomer is not the initiator"
             self._meet(info)
             if resume["gap"]:
                 self._cure(self.links[info["peer"]])
@@ -222,15 +224,19 @@ class Client:
         assert info["peer"] != self.peer
         told = (info["session"], info["initiator"], info["polite"], info["strict"])
         self.told.append((self.peer, info["peer"], *told))
+        suspended = info["state"] == "suspended"
         link = self.links.get(info["peer"])
         if link is not None and link.session >= info["session"]:
+            link.suspended = suspended
             return
-        link = Link(info["peer"], *told, self._new_connection())
+        link = Link(info["peer"], *told, self._new_connection(), suspended)
         self.links[info["peer"]] = link
         if link.initiator:
             self._offer(link, ice_restart=False)
 
     def _on_peer_joined(self, message: dict[str, Any]) -> None:
+        assert message["peer"] not in self.links, "came twice, and never left"
+        assert not message["initiator"], "the newcomer is not the initiator"
         self._meet(message)
 
     def _on_peer_left(self, message: dict[str, Any]) -> None:
@@ -238,6 +244,9 @@ class Client:
 
     def _on_peer_state(self, message: dict[str, Any]) -> None:
         link = self.links[message["peer"]]
+        suspended = message["state"] == "suspended"
+        assert link.suspended is not suspended, "told what it knew"
+        link.suspended = suspended
         if message["state"] == "connected" and link.needs_cure:
             self._cure(link)
 
@@ -254,6 +263,7 @@ class Client:
         assert message["code"] in CURED | HARMLESS, message
         link = self.links.get(message["to"])
         if link is not None and message["code"] in CURED:
+            assert link.suspended, "nothing is lost to who is there"
             link.needs_cure = True
 
     def _link_of(self, message: dict[str, Any]) -> Link | None:

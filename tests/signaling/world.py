@@ -125,12 +125,30 @@ class World:
                 assert peer.queued_messages <= self.limits.queue_messages
                 assert peer.queued_bytes <= self.limits.queue_bytes
         assert kept == self.rooms.kept_bytes <= self.limits.kept_bytes
+        self._check_knowledge()
         for client in self.clients:
             by_sender: dict[str, list[int]] = {}
             for sender, number in client.heard:
                 by_sender.setdefault(sender, []).append(number)
             for numbers in by_sender.values():
                 assert numbers == sorted(set(numbers)), "out of order, or twice"
+
+    def _check_knowledge(self) -> None:
+        """Who has heard everything knows who is there, and whose line is broken for long."""
+        registry = self.rooms._registry
+        for client in self.clients:
+            peer = registry.connections.get(client.connection or "")
+            if peer is None or client.downlink or not client.joined:
+                continue
+            assert set(client.links) == peer.room.peers.keys() - {peer.id}, "a ghost"
+            for other in peer.others():
+                link = client.links[other.id]
+                assert link.initiator is (peer.pairs[other.id].initiator == peer.id)
+                if other.is_connected:
+                    assert not link.suspended
+                elif self.now >= other.suspended_at + self.limits.blip_seconds:
+                    assert link.suspended
+                    assert self.now < other.suspended_at + self.limits.grace_seconds
 
     def calm(self) -> None:
         """No line breaks any more: whoever wants to be in gets in, and the rest is gone."""
