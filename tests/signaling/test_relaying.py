@@ -114,6 +114,28 @@ def test_what_is_sent_twice_is_passed_on_once(table, session):
     assert table.resume("bob2", "bob", 0)[0]["resume"]["received"] == 5
 
 
+def test_what_was_refused_has_come_through(table):
+    table.join("alice")
+    [error] = table.signal("alice", "offer", "nobody", 1, seq=1)
+    assert error["code"] == "peer-not-found"
+    assert table.signal("alice", "offer", "nobody", 1, seq=1) == []
+    assert table.rooms.received("alice") == 1
+
+
+def test_a_pair_made_anew_is_beyond_all_sessions_of_the_one_before():
+    table = Table()
+    table.join("alice")
+    bob = Admission(subject="b", may_claim=True, is_known=True)
+    join = {"type": "join", "room": "r", "peer": "me"}
+    session = table.say("bob", bob, **join)[0]["peers"][0]["session"]
+    for number in range(1, 1_100):
+        assert table.signal("bob", "offer", "alice", session + number) == []
+        table.take("alice")
+    table.say("bob", type="leave")
+    again = table.say("bob2", bob, **join)[0]["peers"][0]["session"]
+    assert again > session + 1_100
+
+
 def test_a_suspended_peers_queue_is_bounded_and_its_sender_is_told(table, session):
     table.lose("alice")
     for number in range(8):

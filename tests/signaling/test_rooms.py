@@ -157,6 +157,17 @@ def test_who_was_told_of_the_break_is_told_of_its_end():
     assert table.take_types("alice") == ["peer-state", "peer-joined", "peer-state"]
 
 
+def test_every_long_break_is_told():
+    table = Table()
+    table.pair()
+    for connection, following in (("bob", "bob2"), ("bob2", "bob3")):
+        table.lose(connection)
+        table.wait(2)
+        table.resume(following, "bob", 0)
+        states = [item["state"] for item in table.take("alice")]
+        assert states == ["suspended", "connected"]
+
+
 def test_a_newcomer_knows_who_is_suspended_even_in_a_blip():
     table = Table()
     table.pair()
