@@ -71,6 +71,12 @@ def test_who_reads_and_keeps_quiet_about_it_makes_no_gaps_for_others():
     table.lose("modest-elder")
     joined, offer = table.resume("modest-elder2", "modest-elder", 1, room="modest")
     assert (joined["resume"]["gap"], offer["type"]) == (False, "offer")
+    # Of the greedy only what they have is gone.
+    for number in range(1, 13):
+        name = f"greedy{number}"
+        table.lose(f"{name}-elder")
+        [back] = table.resume(f"{name}-elder2", f"{name}-elder", 3, room=name)
+        assert back["resume"]["gap"] is False
 
 
 def test_the_greedy_lose_to_the_modest_and_their_senders_are_told():
