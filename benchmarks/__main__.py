@@ -34,8 +34,12 @@ NAMES = (
     "resuming",
     "slow_consumers",
     "compression",
+    "signaling",
 )
 """Modules of this package with an ``ABOUT`` and a ``measure(arguments) -> Result``."""
+
+WITH_PEERS = ("comparison", "signaling")
+"""Those that take ``--install-peers``."""
 
 
 def offered() -> list[str]:
@@ -57,7 +61,7 @@ def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--report", type=Path, metavar="FOLDER", help="write README.md, results.json and plots")
-    add("--install-peers", action="store_true", help="get the comparison's peers before it starts")
+    add("--install-peers", action="store_true", help="get what they are compared with first")
     add("--parts", type=choices(names), default=list(names), help="some of them [all]")
     add("name", nargs="?", choices=names, metavar="NAME", help="only this one [all]")
     add("arguments", nargs=argparse.REMAINDER, help="its own options")
@@ -84,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
     parts = []
     for name in [options.name] if options.name else options.parts:
         own = list(options.arguments)
-        if name == "comparison" and options.install_peers:
+        if name in WITH_PEERS and options.install_peers:
             own.append("--install-peers")
         part = run_part(name, own)
         parts.append(part)

@@ -18,6 +18,7 @@ NDJSON = "application/x-ndjson"
 
 PONG = 10
 _PING = 9
+_TEXT = 1
 
 
 class Wrong(Exception):
@@ -119,6 +120,33 @@ class WebSocket:
                 return opcode, payload
             self.send(payload, PONG)
 
+    def arrived(self) -> list[bytes]:
+        """Read once; return the texts that are complete. Raises Wrong at the end.
+
+        For a connection that has something to read; pings are answered on the way.
+        """
+        self._got += receive(self.stream)
+        texts, start, size = [], 0, len(self._got)
+        while size - start >= 2:
+            length, begin = self._got[start + 1] & 0x7F, start + 2
+            if length > 125:
+                begin += 2 if length == 126 else 8
+                if size < begin:
+                    break
+                length = int.from_bytes(self._got[start + 2 : begin], "big")
+            if size < begin + length:
+                break
+            opcode, payload = self._got[start] & 0x0F, bytes(self._got[begin : begin + length])
+            start = begin + length
+            if opcode == _TEXT:
+                texts.append(payload)
+            elif opcode == _PING:
+                self.send(payload, PONG)
+            else:
+                raise Wrong(f"a frame of the kind {opcode} came: {payload!r}")
+        del self._got[:start]
+        return texts
+
     def answers(self, count: int) -> list[dict[str, Any]]:
         """Return so many replies. Raises Wrong for an error among them."""
         found: list[dict[str, Any]] = []
@@ -152,19 +180,24 @@ class WebSocket:
             self._got += receive(self.stream)
 
 
+def upgrade(stream: socket.socket, path: str, *headers: str) -> WebSocket:
+    """Make a connection a WebSocket, of which nothing has been read yet. Raises Wrong."""
+    lines = [f"GET {path} HTTP/1.1", "Host: localhost", "Connection: Upgrade"]
+    lines += ["Upgrade: websocket", "Sec-WebSocket-Version: 13"]
+    lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", *headers, "", ""]
+    stream.sendall("\r\n".join(lines).encode())
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += receive(stream, 1)
+    if not head.startswith(b"HTTP/1.1 101"):
+        raise Wrong(f"the upgrade was answered with {head!r}")
+    return WebSocket(stream)
+
+
 @contextlib.contextmanager
 def websocket(server: Running) -> Iterator[WebSocket]:
     """Open a WebSocket for the time of the block; its greeting has been read. Raises Wrong."""
-    lines = [f"GET {Paths().websocket} HTTP/1.1", "Host: localhost", "Connection: Upgrade"]
-    lines += ["Upgrade: websocket", "Sec-WebSocket-Version: 13"]
-    lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "", ""]
     with connect(server) as stream:
-        stream.sendall("\r\n".join(lines).encode())
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += receive(stream, 1)
-        if not head.startswith(b"HTTP/1.1 101"):
-            raise Wrong(f"the upgrade was answered with {head!r}")
-        opened = WebSocket(stream)
+        opened = upgrade(stream, Paths().websocket)
         opened.receive()
         yield opened

@@ -95,10 +95,19 @@ class PythonPackages:
         _run([str(self.python), "-m", "pip", "install", "-q", *self.packages], BUILD)
 
 
+def _name_and_version(package: str) -> tuple[str, str]:
+    # The name of one in a scope begins with the sign, too.
+    name, _, version = package[1:].partition("@")
+    return package[0] + name, version
+
+
 @attrs.frozen
 class NodePackages:
     folder: Path
     packages: Sequence[str]
+    """Names, with a version where it matters: ``name@1.2.3``."""
+    hint: str = HINT
+    """How to get them."""
 
     @property
     def modules(self) -> Path:
@@ -107,17 +116,22 @@ class NodePackages:
     def missing(self) -> str | None:
         if shutil.which("node") is None:
             return "there is no `node`: apt-get install nodejs npm"
-        absent = [name for name in self.packages if not self._manifest(name).exists()]
-        return f"{', '.join(absent)} not in {self.folder.name}: {HINT}" if absent else None
+        absent = [package for package in self.packages if not self._has(package)]
+        return f"{', '.join(absent)} not in {self.folder.name}: {self.hint}" if absent else None
+
+    def _has(self, package: str) -> bool:
+        name, wanted = _name_and_version(package)
+        return self._manifest(name).exists() and wanted in ("", self._version_of(name))
 
     def _manifest(self, name: str) -> Path:
         return self.modules / name / "package.json"
 
+    def _version_of(self, name: str) -> str:
+        return str(json.loads(self._manifest(name).read_text())["version"])
+
     def version(self) -> str:
-        found = {
-            name: json.loads(self._manifest(name).read_text())["version"] for name in self.packages
-        }
-        versions = [f"{name} {version}" for name, version in found.items()]
+        names = [_name_and_version(package)[0] for package in self.packages]
+        versions = [f"{name} {self._version_of(name)}" for name in names]
         return ", ".join([*versions, f"node {ask(['node', '--version'])}"])
 
     def install(self) -> None:
