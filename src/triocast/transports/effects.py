@@ -33,8 +33,8 @@ class Recipient(Protocol):
 
     id: str
 
-    def tell(self, data: bytes) -> None:
-        """Send a message."""
+    def tell(self, messages: list[bytes]) -> None:
+        """Send messages, in order."""
 
     def end(self, reason: EndReason) -> None:
         """End the connection."""
@@ -55,8 +55,15 @@ class Recipients:
         """Forget a connection; false if that has happened before."""
         return self._connections.pop(connection.id, None) is not None
 
-    def carry_out(self, effects: Iterable[Effect]) -> None:
-        """Do what was decided, in order.
+    def put_off(self, effects: Iterable[Effect]) -> None:
+        """Leave what was decided to the next `carry_out`, which has to come before any await.
+
+        What one client sends in one go mostly is for one other: it is written at once.
+        """
+        self._effects.extend(effects)
+
+    def carry_out(self, effects: Iterable[Effect] = ()) -> None:
+        """Do what was decided, in order for each connection.
 
         A connection that fails on the way has more decided, which comes after it.
         """
@@ -66,16 +73,25 @@ class Recipients:
         self._is_busy = True
         try:
             while self._effects:
-                effect = self._effects.popleft()
-                connection = self._connections.get(effect.connection)
-                if connection is None:
-                    continue
-                if isinstance(effect, Close):
-                    connection.end(_REASONS.get(effect.code, EndReason.POLICY))
-                else:
-                    connection.tell(effect.data)
+                self._deliver()
         finally:
             self._is_busy = False
+
+    def _deliver(self) -> None:
+        """Send what comes before the next end of a connection, and end that one."""
+        messages: dict[str, list[bytes]] = {}
+        close: Close | None = None
+        while self._effects and close is None:
+            effect = self._effects.popleft()
+            if isinstance(effect, Close):
+                close = effect
+            else:
+                messages.setdefault(effect.connection, []).append(effect.data)
+        for id, its in messages.items():
+            if (connection := self._connections.get(id)) is not None:
+                connection.tell(its)
+        if close is not None and (connection := self._connections.get(close.connection)):
+            connection.end(_REASONS.get(close.code, EndReason.POLICY))
 
 
 def size_of(effects: Iterable[Effect]) -> int:
@@ -97,12 +113,11 @@ class Pace:
         if self._rate is not None:
             self._may_send_at += size / (BYTES_OF_A_MESSAGE * self._rate)
 
-    async def keep(self) -> None:
-        """Wait until the rate allows one more message."""
+    def delay(self) -> float:
+        """Take one more message; return in how many seconds the rate allows it."""
         if self._rate is None:
-            return
+            return 0.0
         now = trio.current_time()
         early = self._may_send_at - now - BURST_SECONDS
         self._may_send_at = max(self._may_send_at, now) + 1 / self._rate
-        if early > 0:
-            await trio.sleep(early)
+        return max(0.0, early)

@@ -110,9 +110,9 @@ class PeerJSConnection(WebSocketConnection):
         if self._peerjs.recipients.leave(self):
             self._peerjs.peers.lost(self.id)
 
-    def tell(self, data: bytes) -> None:
-        """Send a message."""
-        self._push_text(data)
+    def tell(self, messages: list[bytes]) -> None:
+        """Send messages."""
+        self._push_texts(messages)
 
     def _beat(self) -> None:
         # Pongs are signs too: those of hidden pages come in time, unlike their scripts' messages.
@@ -123,9 +123,11 @@ class PeerJSConnection(WebSocketConnection):
             self.push(frames.frame(frames.PING, b""))
 
     async def _handle(self, message: str | bytes) -> None:
-        await self._pace.keep()
-        if self.reason is not None:
-            return
+        if delay := self._pace.delay():
+            self._peerjs.recipients.carry_out()
+            await trio.sleep(delay)
+            if self.reason is not None:
+                return
         try:
             if isinstance(message, bytes):
                 raise BadRequest("messages are text")
@@ -138,8 +140,12 @@ class PeerJSConnection(WebSocketConnection):
             self._peerjs.peers.heard(self.id, now)
             return
         self._pace.charge(len(message))
-        self._peerjs.recipients.carry_out(self._peerjs.peers.handle(self.id, said, now))
+        self._peerjs.recipients.put_off(self._peerjs.peers.handle(self.id, said, now))
+
+    async def _answer(self) -> None:
+        self._peerjs.recipients.carry_out()
 
     def _refuse(self, why: str) -> None:
-        self.tell(error(why))
+        self._peerjs.recipients.carry_out()
+        self.tell([error(why)])
         self.end(EndReason.POLICY)

@@ -21,8 +21,15 @@ from triocast.signaling.errors import (
     SignalingError,
 )
 from triocast.signaling.limits import Admission, Fresh
-from triocast.signaling.messages import SUBPROTOCOL, Join, MessageError, RequestId, parse
-from triocast.signaling.notices import Ping, encode, error_message, refusal
+from triocast.signaling.messages import (
+    SUBPROTOCOL,
+    Join,
+    MessageError,
+    RequestId,
+    Signal,
+    parse,
+)
+from triocast.signaling.notices import Ping, Told, encode, error_message, refusal
 from triocast.signaling.rooms import Rooms
 from triocast.transports.effects import Pace, Recipients, size_of
 from triocast.transports.websocket import WebSocketConnection
@@ -70,9 +77,13 @@ class Signaling:
                 self.carry_out(effects)
                 await trio.lowlevel.checkpoint()
 
-    def carry_out(self, effects: Iterable[Effect]) -> None:
-        """Do what the rooms decided, in order."""
+    def carry_out(self, effects: Iterable[Effect] = ()) -> None:
+        """Do what the rooms decided, in order, after what was put off."""
         self._recipients.carry_out(effects)
+
+    def put_off(self, effects: Iterable[Effect]) -> None:
+        """Leave it to the next `carry_out`, which has to come before any await."""
+        self._recipients.put_off(effects)
 
     def enter(self, connection: SignalingConnection, *, is_stranger: bool) -> None:
         """Be told of a connection, which may join a room."""
@@ -154,9 +165,9 @@ class SignalingConnection(WebSocketConnection):
         if is_first:
             self._signaling.leave(self, reason)
 
-    def tell(self, data: bytes) -> None:
-        """Send a message of the rooms."""
-        self._push_text(data)
+    def tell(self, messages: list[bytes]) -> None:
+        """Send messages of the rooms."""
+        self._push_texts(messages)
 
     def _beat(self) -> None:
         if not self._heard:
@@ -178,17 +189,19 @@ class SignalingConnection(WebSocketConnection):
     # What the client says.
 
     async def _handle(self, message: str | bytes) -> None:
-        await self._pace.keep()
-        if self.reason is not None:
-            return
-        self._heard = True  # Whoever is made to wait is alive.
+        if delay := self._pace.delay():
+            self._signaling.carry_out()
+            await trio.sleep(delay)
+            if self.reason is not None:
+                return
+            self._heard = True  # Whoever is made to wait is alive.
         try:
             self._take(message)
         except Exception:
             log.exception("connection %s: a message could not be handled", self.id)
             failed = error_message(SignalingError("the server made a mistake"))
             failed.fatal = True
-            self.tell(encode(failed))
+            self._tell_now(failed)
             self.end(EndReason.SERVER_ERROR)
 
     def _take(self, message: str | bytes) -> None:
@@ -198,11 +211,15 @@ class SignalingConnection(WebSocketConnection):
                 raise MessageError(BadMessage("send text, with one JSON object"))
             said = parse(message, rooms.limits.sizes)
         except MessageError as error:
-            self.tell(encode(refusal(error)))
+            self._tell_now(refusal(error))
             return
         now = trio.current_time()
         if not isinstance(said, Join):
-            self._carry_out(rooms.handle(self.id, said, now), len(message))
+            effects = self._charge(message, rooms.handle(self.id, said, now))
+            if isinstance(said, Signal):
+                self._signaling.put_off(effects)
+            else:
+                self._signaling.carry_out(effects)
             return
         try:
             admission = self._admit(said)
@@ -210,13 +227,18 @@ class SignalingConnection(WebSocketConnection):
             self._refuse(error, said.id)
             return
         fresh = Fresh(peer=secrets.token_urlsafe(12), token=secrets.token_urlsafe(24))
-        self._carry_out(rooms.join(self.id, said, admission, fresh, now), len(message))
+        effects = rooms.join(self.id, said, admission, fresh, now)
+        self._signaling.carry_out(self._charge(message, effects))
         self._is_peer = rooms.received(self.id) is not None
 
-    def _carry_out(self, effects: list[Effect], said: int) -> None:
+    async def _answer(self) -> None:
+        self._signaling.carry_out()
+
+    def _charge(self, message: str, effects: list[Effect]) -> list[Effect]:
+        """Make the client wait for what a message costs; return the effects."""
         # What waits for a suspended peer is no effect, so what was said counts as well.
-        self._pace.charge(max(said, size_of(effects)))
-        self._signaling.carry_out(effects)
+        self._pace.charge(max(len(message), size_of(effects)))
+        return effects
 
     def _admit(self, join: Join) -> Admission:
         """Return what the client may do in the room. Raises SignalingError."""
@@ -251,6 +273,11 @@ class SignalingConnection(WebSocketConnection):
         if self._scope is not None:
             self._scope.deadline = self._grant_deadline()
 
+    def _tell_now(self, message: Told) -> None:
+        """Answer, behind what was decided before."""
+        self._signaling.carry_out()
+        self.tell([encode(message)])
+
     def _refuse(self, error: SignalingError, re: RequestId) -> None:
         self._pace.charge(REFUSED_BYTES)
-        self.tell(encode(error_message(error, re=re)))
+        self._tell_now(error_message(error, re=re))
