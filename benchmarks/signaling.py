@@ -258,9 +258,10 @@ def _idle(options: argparse.Namespace, contestants: list[Contestant], found: _Fo
     for run in range(options.runs):
         try:
             with contextlib.ExitStack() as stack:
+                # All of them before the first peer, whose heartbeat would have to wait.
+                servers = [stack.enter_context(each.serve(most, "")) for each in there]
                 crowds = []
-                for each in there:
-                    server = stack.enter_context(each.serve(most, ""))
+                for each, server in zip(there, servers, strict=True):
                     come = idling.idlers(
                         each.name, each.dialect, server, options.rooms, options.per_room
                     )

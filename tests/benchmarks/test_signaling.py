@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import socket
@@ -77,12 +78,12 @@ def test_candidates_have_the_size_of_real_ones(dialect: Native | PeerJS) -> None
 
 
 def _altered(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    """Make candidate 105 of whoever sends go wrong on its way."""
+    """Make one candidate of everybody go wrong on its way, after those before it counts."""
     whole = relaying.Candidates.frames
 
     def frames(self: relaying.Candidates, numbers: range) -> bytes:
         chosen = list(numbers)
-        at = FIRST + 5
+        at = FIRST + 25
         if at in chosen:
             if fault == "lost":
                 chosen.remove(at)
@@ -118,31 +119,51 @@ def test_idle_peers_are_measured() -> None:
     assert all(0 <= share < 100 for share in column(table, "idle, of a core"))
 
 
-def test_heartbeats_are_sent_and_pings_answered() -> None:
-    """Without either of them both servers would send the peers away."""
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Come in and look fast, so that heartbeats may follow each other fast."""
+    monkeypatch.setattr(idling, "_WARM", 4)
+    monkeypatch.setattr(idling, "_REST", 0.05)
+
+
+@pytest.mark.usefixtures("soon")
+def test_pings_are_answered() -> None:
+    """Whoever does not is sent away."""
     with contextlib.ExitStack() as stack:
+        server = stack.enter_context(serve_triocast(300, "--heartbeat-seconds", "1"))
         crowds = []
         for name, dialect in (("native", Native()), ("PeerJS", PeerJS())):
-            server = stack.enter_context(serve_triocast(300, "--heartbeat-seconds", "0.3"))
             come = idling.idlers(name, dialect, server, rooms=2, per_room=2)
             crowds.append(stack.enter_context(come))
-        idling.idle(crowds, 1.5)
+        idling.idle(crowds, 3.5)
         assert all(crowd.figures["share"] > 0 for crowd in crowds)
-        assert all(client.last_seq > 0 for client in crowds[0].clients[:1])
+        # The first of each room was told of the other.
+        assert [client.last_seq for client in crowds[0].clients] == [1, 0, 1, 0]
 
 
+def test_each_client_sends_its_heartbeat_once_in_an_interval() -> None:
+    with contextlib.ExitStack() as stack:
+        sockets = [tuple(map(stack.enter_context, socket.socketpair())) for _ in range(7)]
+        clients = [Client(WebSocket(ours), "a") for ours, _ in sockets]
+        crowd = idling.Idlers("PeerJS", PeerJS(), Running("", 0, None), clients)
+        times = [idling.HEARTBEAT_SECONDS * step / 30 for step in range(31)]
+        for since, until in itertools.pairwise(times):
+            idling._beat(crowd, since, until)
+        for _, theirs in sockets:
+            assert theirs.recv(1000)[6:] == b'{"type":"HEARTBEAT"}'
+
+
+@pytest.mark.usefixtures("soon")
 def test_a_peer_that_is_sent_away_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Native, "hear", lambda *_: None)  # nothing answers the pings
-    serve = signaling._serve_triocast
 
     @contextlib.contextmanager
     def hurried(connections: int, origin: str) -> Iterator[Running]:
-        with serve_triocast(connections, "--heartbeat-seconds", "0.3") as server:
+        with serve_triocast(connections, "--heartbeat-seconds", "1") as server:
             yield server
 
-    assert serve is not hurried
     monkeypatch.setattr(signaling, "_serve_triocast", hurried)
-    result = signaling.measure([*IDLE, "--idle-seconds", "2"])
+    result = signaling.measure([*IDLE, "--idle-seconds", "3.5"])
     (problem,) = result.problems
     assert problem.startswith("idle peers, run 1:")
 
