@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--install-peers", action="store_true", help="get PeerJS from npm first")
     add("--opened", type=int, default=100, help="pairs in the browser, of each kind and run [100]")
     add("--pairs", type=int, default=100, help="pairs of raw clients that send messages [100]")
-    add("--messages", type=int, default=200, help="that each client sends [200]")
+    add("--messages", type=int, default=100, help="that each client sends [100]")
     add("--windows", type=numbers, default=[1, 8], help="messages under way [1,8]")
     add("--rooms", type=int, default=500, help="rooms of idle peers [500]")
     add("--per-room", type=int, default=4, help="peers of each [4]")

@@ -150,6 +150,7 @@ def test_each_client_sends_its_heartbeat_once_in_an_interval() -> None:
         for since, until in itertools.pairwise(times):
             idling._beat(crowd, since, until)
         for _, theirs in sockets:
+            theirs.settimeout(5)
             assert theirs.recv(1000)[6:] == b'{"type":"HEARTBEAT"}'
 
 

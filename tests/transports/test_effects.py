@@ -239,6 +239,16 @@ async def test_what_came_before_something_wrong_is_passed_on_first(pair):
     assert passed_on == ([0, 1] if answer["type"] == "error" else [0])
 
 
+async def test_answers_come_in_the_order_of_what_they_answer(pair):
+    ann, _, made = pair
+    nobody = made(0) | {"to": "nobody"}
+    if "to" not in made(0):
+        pytest.skip("PeerJS has no answers but one")
+    await ann.say(nobody, b"garbage", nobody, {"type": "pong"}, nobody)
+    codes = [text["code"] for texts in ann.take() for text in texts]
+    assert codes == ["peer-not-found", "bad-json", "peer-not-found", "peer-not-found"]
+
+
 async def test_who_is_too_fast_is_read_at_the_rate_and_nothing_waits_for_the_rest(pair, mock_clock):
     ann, bob, made = pair
     await ann.say(*map(made, range(3 * RATE)))
