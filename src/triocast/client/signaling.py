@@ -75,7 +75,8 @@ class SignalingClient:
     """One peer of one room; made by `open_signaling`. Iterate over it for what it is told.
 
     Every message is a dict as the protocol has it, ``joined`` and errors among them; pings are
-    answered by themselves.
+    answered by themselves. The attributes are as of the last message that was taken, so what is
+    sent while one is looked at belongs to the same session.
     """
 
     def __init__(
@@ -121,7 +122,9 @@ class SignalingClient:
 
     async def __anext__(self) -> Message:
         """Return what came next. Raises StopAsyncIteration when the server wants no more of us."""
-        return await self._waiting.__anext__()
+        message = await self._waiting.__anext__()
+        self._note(message)
+        return message
 
     # What it says.
 
@@ -130,10 +133,20 @@ class SignalingClient:
         signal_type: Literal["offer", "answer"],
         target_peer_id: str,
         sdp: str,
+        *,
+        session: int | None = None,
+        offer_id: int | None = None,
     ) -> None:
-        """Send a session description to another peer. Raises KeyError if it is not in the room."""
-        description = {"type": signal_type, "sdp": sdp}
-        await self.send(signal_type, target_peer_id, description=description)
+        """Send a session description to another peer. Raises KeyError if it is not in the room.
+
+        ``session`` is the pair's present one if it is left out; the initiator's offer of the next
+        number begins that one, with a new ``RTCPeerConnection``. ``offer_id`` numbers the own
+        offers, and is repeated by the answer.
+        """
+        fields: Message = {"description": {"type": signal_type, "sdp": sdp}}
+        fields |= {} if session is None else {"session": session}
+        fields |= {} if offer_id is None else {"offerId": offer_id}
+        await self.send(signal_type, target_peer_id, **fields)
 
     async def send_candidate(
         self, target_peer_id: str, candidate: Mapping[str, Any] | None
@@ -150,10 +163,12 @@ class SignalingClient:
         While the line is broken it is kept, and sent when that is back; of more than
         `MOST_UNRECEIVED` the oldest are dropped.
         """
-        session = self.peers[target_peer_id].session
+        peer = self.peers[target_peer_id]
         self._own_seq += 1
-        message = {"type": type, "to": target_peer_id, "session": session} | fields
+        message = {"type": type, "to": target_peer_id, "session": peer.session} | fields
         message["seq"] = self._own_seq
+        if type == "offer":
+            peer.session = message["session"]
         self._unreceived.append(message)
         await self._transmit(message)
 
@@ -244,10 +259,6 @@ class SignalingClient:
                     self._resume_token = None
                     await socket.send_message(json.dumps(self._join))
                     continue
-                case "ice-servers":
-                    self.ice_servers = message["iceServers"]
-                case _:
-                    self._note(message)
             await self._told.send(message)
 
     def _resume_part(self) -> Message:
@@ -262,13 +273,9 @@ class SignalingClient:
         else:
             self._unreceived.clear()
             self._own_seq = 0
-        self.peer = message["peer"]
-        self.ice_servers = message["iceServers"]
         self._resume_token = resume["token"]
         self._last_seq = resume["seq"]
         self._attempts = 0
-        if "peers" in message:
-            self.peers = {entry["peer"]: _peer_of(entry) for entry in message["peers"]}
         sent = 0
         # Until there is nothing left: more may be said while these are on their way.
         while rest := [said for said in self._unreceived if said["seq"] > sent]:
@@ -282,9 +289,16 @@ class SignalingClient:
             self._unreceived.popleft()
 
     def _note(self, message: Message) -> None:
-        """Keep the list of peers right."""
+        """Keep the attributes right."""
         kind = message["type"]
-        if kind == "peer-joined":
+        if kind == "joined":
+            self.peer = message["peer"]
+            self.ice_servers = message["iceServers"]
+            if "peers" in message:
+                self.peers = {entry["peer"]: _peer_of(entry) for entry in message["peers"]}
+        elif kind == "ice-servers":
+            self.ice_servers = message["iceServers"]
+        elif kind == "peer-joined":
             self.peers[message["peer"]] = _peer_of(message)
         elif kind == "peer-left":
             self.peers.pop(message["peer"], None)
