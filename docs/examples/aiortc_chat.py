@@ -316,6 +316,7 @@ class Chat:
     async def _join(self, resume: dict[str, Any]) -> None:
         if resume["resumed"] and not resume["gap"]:
             return  # Nothing is lost, and what was missed comes next.
+        say("* in the room")
         missing = [id for id in self._links if not resume["gap"] or id not in self._client.peers]
         for link in map(self._links.pop, missing):
             if link.is_up:
