@@ -13,7 +13,7 @@ import argparse
 import math
 import secrets
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import trio
 import trio_asyncio
@@ -86,11 +86,14 @@ class Link:
                     message = None
                     with trio.move_on_at(self._deadline):
                         message = await self._told.receive()
-                    if message is not None:
-                        await self._take(message)
-                    else:
+                    if message is None:
                         say(f"* no connection with {self.name}: {self._why()}. Trying again")
                         await self._renew()
+                    else:
+                        try:
+                            await self._take(message)
+                        except Exception as error:  # noqa: BLE001  # who knows what a bad SDP does
+                            say(f"* a message of {self.name} cannot be used: {error!r}")
                     if self.is_up:
                         self._deadline = math.inf
                     elif self._has_failed and not self._is_reachable:
@@ -134,15 +137,17 @@ class Link:
 
     async def _answer(self, message: dict[str, Any]) -> None:
         sdp = message["description"]["sdp"]
-        is_next = message["session"] > self.session
-        if self._is_offering and self.peer.initiator and not is_next:
-            return  # Ours counts: only who can roll back may be polite.
-        if self._pc is None or is_next or self._is_offering or identity(sdp) != self._remote:
-            self._pc = await self._replace(message["session"])
-        if not await self._agree(sdp, "offer"):
+        is_known = not self._is_offering and identity(sdp) == self._remote
+        if self.peer.initiator and self._is_offering:
+            return  # Ours counts: the polite one is never who cannot roll back.
+        if self.peer.initiator and not is_known:
+            await self._renew()
             return
+        if self._pc is None or not is_known or message["session"] > self.session:
+            self._pc = await self._replace(message["session"])
+        await self._agree(sdp, "offer")
         await aio_as_trio(self._pc.setLocalDescription(await aio_as_trio(self._pc.createAnswer())))
-        await self._signal("answer", message.get("offerId"))
+        await self._describe("answer", message.get("offerId"))
 
     async def _take_answer(self, sdp: str) -> None:
         if not self._is_offering:
@@ -152,33 +157,25 @@ class Link:
         else:
             await self._agree(sdp, "answer")
 
-    async def _agree(self, sdp: str, kind: str) -> bool:
+    async def _agree(self, sdp: str, kind: str) -> None:
         assert self._pc is not None
-        try:
-            await aio_as_trio(self._pc.setRemoteDescription(RTCSessionDescription(sdp, kind)))
-        except Exception as error:  # noqa: BLE001  # no rule says what a bad one makes aiortc raise
-            say(f"* {self.name} has sent what cannot be used: {error!r}")
-            return False
+        await aio_as_trio(self._pc.setRemoteDescription(RTCSessionDescription(sdp, kind)))
         self._remote = identity(sdp)
         early, self._early = self._early, []
         for message in early:
             await self._take_candidate(message)
-        return True
 
     async def _take_candidate(self, message: dict[str, Any]) -> None:
         if self._pc is None or not self._remote or message["session"] > self.session:
             self._early = [*self._early, message][-MOST_WAITING:]
             return
-        candidate = None
-        try:
-            if message["type"] == "candidate":
-                sent = message["candidate"]
-                candidate = candidate_from_sdp(sent["candidate"].removeprefix("candidate:"))
-                candidate.sdpMid = sent.get("sdpMid")
-                candidate.sdpMLineIndex = sent.get("sdpMLineIndex")
-            await aio_as_trio(self._pc.addIceCandidate(candidate))
-        except Exception as error:  # noqa: BLE001  # as above
-            say(f"* {self.name} has sent a candidate that cannot be used: {error!r}")
+        candidate = None  # which is their end
+        if message["type"] == "candidate":
+            sent = message["candidate"]
+            candidate = candidate_from_sdp(sent["candidate"].removeprefix("candidate:"))
+            candidate.sdpMid = sent.get("sdpMid")
+            candidate.sdpMLineIndex = sent.get("sdpMLineIndex")
+        await aio_as_trio(self._pc.addIceCandidate(candidate))
 
     # What it does.
 
@@ -189,7 +186,7 @@ class Link:
             self._use(self._pc.createDataChannel("data"))
         self._offers += 1
         await aio_as_trio(self._pc.setLocalDescription(await aio_as_trio(self._pc.createOffer())))
-        await self._signal("offer", self._offers)
+        await self._describe("offer", self._offers)
 
     async def _renew(self) -> None:
         """Begin the next session, or ask the initiator for it."""
@@ -198,27 +195,27 @@ class Link:
             self.session += 1
             await self._close()
             await self._offer()
-        elif self._is_reachable:
-            await self.client.send(
-                "renegotiate", self.peer.id, session=self.session, iceRestart=True
-            )
+        else:
+            await self._say("renegotiate", iceRestart=True)
 
     async def _mend(self) -> None:
         """Say anew what may be lost."""
         self._must_mend = False
-        if self._is_reachable:
-            await self.client.send(
-                "renegotiate", self.peer.id, session=self.session, iceRestart=True, reason="gap"
-            )
+        await self._say("renegotiate", iceRestart=True, reason="gap")
         if self.peer.initiator:
             await self._renew()
 
-    async def _signal(self, kind: Any, offer_id: int | None) -> None:
-        if self._pc is not None and self._is_reachable:
+    async def _describe(self, kind: Literal["offer", "answer"], offer_id: int | None) -> None:
+        assert self._pc is not None
+        if self._is_reachable:
             sdp = self._pc.localDescription.sdp
             await self.client.send_webrtc_signal(
                 kind, self.peer.id, sdp, session=self.session, offer_id=offer_id
             )
+
+    async def _say(self, kind: str, **fields: Any) -> None:
+        if self._is_reachable:
+            await self.client.send(kind, self.peer.id, session=self.session, **fields)
 
     @property
     def _is_reachable(self) -> bool:

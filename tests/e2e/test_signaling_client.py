@@ -28,11 +28,16 @@ class Line:
         self.port = 0
         self.held = trio.Event()
         self.held.set()
+        self._mute: set[trio.CancelScope] = set()
         self._scopes: set[trio.CancelScope] = set()
 
     def cut(self) -> None:
         for scope in self._scopes:
             scope.cancel()
+
+    def silence(self) -> None:
+        """Carry nothing more for those who are connected, and leave their connections open."""
+        self._mute = set(self._scopes)
 
     async def serve(self, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -48,17 +53,19 @@ class Line:
                 await trio.open_tcp_stream("127.0.0.1", self.target) as far,
                 trio.open_nursery() as nursery,
             ):
-                nursery.start_soon(self._pump, near, far, nursery.cancel_scope)
-                nursery.start_soon(self._pump, far, near, nursery.cancel_scope)
+                nursery.start_soon(self._pump, near, far, scope)
+                nursery.start_soon(self._pump, far, near, scope)
         self._scopes.discard(scope)
 
-    @staticmethod
-    async def _pump(source: Any, target: Any, scope: trio.CancelScope) -> None:
+    async def _pump(self, source: Any, target: Any, scope: trio.CancelScope) -> None:
         try:
             async for data in source:
-                await target.send_all(data)
+                if scope not in self._mute:
+                    await target.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
+        if scope in self._mute:
+            await trio.sleep_forever()
         scope.cancel()
 
 
@@ -129,6 +136,56 @@ async def test_a_line_that_breaks_loses_nothing(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_line_that_falls_silent_is_given_up(
+    serve: Callable[..., Server], nursery: trio.Nursery
+) -> None:
+    """As after a machine lost its power: nobody closes the connection."""
+    server = serve("--heartbeat-seconds", "1")
+    line = Line(server.port)
+    await nursery.start(line.serve)
+    async with joined(line.port) as ann:
+        line.silence()
+        assert (await until(ann, "joined"))["resume"]["resumed"] is True
+    nursery.cancel_scope.cancel()
+
+
+async def test_sessions_and_numbers_of_offers(serve: Callable[..., Server]) -> None:
+    """What is sent belongs to the session of the message that was taken last."""
+    server = serve()
+    async with joined(server.port) as ann, joined(server.port) as bob:
+        await until(ann, "peer-joined")
+        me, other = bob.peer or "", ann.peer or ""
+        first = bob.peers[other].session
+        await bob.send_webrtc_signal("offer", other, SDP, offer_id=1)
+        await bob.send_webrtc_signal("offer", other, SDP, session=first + 1, offer_id=2)
+        await bob.send_candidate(other, None)
+        offer = await until(ann, "offer")
+        assert (offer["session"], offer["offerId"]) == (first, 1)
+        assert ann.peers[me].session == first  # though the next offer may be here
+        await ann.send_webrtc_signal("answer", me, SDP, offer_id=1)
+        offer = await until(ann, "offer")
+        assert (offer["session"], offer["offerId"]) == (first + 1, 2)
+        assert (await until(ann, "end-of-candidates"))["session"] == first + 1
+        await ann.send_webrtc_signal("answer", me, SDP, offer_id=2)
+        # The first answer was for a session that had been replaced.
+        assert (await until(ann, "error"))["code"] == "stale-session"
+        answer = await until(bob, "answer")
+        assert (answer["session"], answer["offerId"]) == (first + 1, 2)
+
+
+async def test_credentials_are_refreshed(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("triocast.client.signaling.ICE_REFRESH_AFTER", 0.02)
+    turn = ("--turn-servers", "turn:127.0.0.1:9", "--turn-secret", "a secret of these tests")
+    server = serve(*turn, "--turn-seconds", "60")
+    async with joined(server.port) as ann:
+        first = ann.ice_servers
+        assert first[0]["credential"]
+        while ann.ice_servers[0]["username"] == first[0]["username"]:  # it has a clock of seconds
+            await until(ann, "ice-servers")
+
+
 async def test_after_a_restart_of_the_server_it_joins_anew(
     serve: Callable[..., Server], nursery: trio.Nursery
 ) -> None:
@@ -186,12 +243,15 @@ async def test_tokens(serve: Callable[..., Server]) -> None:
         pass
     async with joined(server.port, headers={"Authorization": f"Bearer {allowed}"}):
         pass
-    async with open_signaling(address(server.port), "b", token=allowed) as client:
-        assert (await until(client, "error"))["code"] == "forbidden"
 
     async def wait(client: SignalingClient) -> None:
         await trio.lowlevel.checkpoint()
 
+    async def forbidden(client: SignalingClient) -> None:
+        assert (await until(client, "error"))["code"] == "forbidden"
+
     with trio.fail_after(PATIENCE):
+        elsewhere = {"token": token("ann", rooms=["b"])}
+        assert await why_it_ended(server.port, forbidden, **elsewhere) == 1008
         headers = {"Authorization": "Bearer x"}
         assert await why_it_ended(server.port, wait, headers=headers) == 1008

@@ -17,8 +17,8 @@ from __future__ import annotations
 import json
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -44,6 +44,9 @@ MOST_WAITING: Final = 256
 SHORTEST_WAIT_SECONDS: Final = 0.1
 LONGEST_WAIT_SECONDS: Final = 10.0
 CONNECT_SECONDS: Final = 10.0
+ICE_RETRY_SECONDS: Final = 10.0
+ICE_REFRESH_AFTER: Final = 0.8
+"""Of the time for which the credentials of ICE servers hold."""
 
 Message = dict[str, Any]
 
@@ -95,6 +98,7 @@ class SignalingClient:
         self.peers: dict[str, SignalingPeer] = {}
         """Who else is in the room now."""
         self.ice_servers: list[dict[str, Any]] = []
+        """For ``RTCConfiguration``; their credentials are fetched anew before they end."""
         parts = urlsplit(url)
         if parts.scheme not in ("ws", "wss") or not parts.hostname:
             raise ValueError(f"{url!r} is not the address of a WebSocket")
@@ -165,7 +169,7 @@ class SignalingClient:
         """
         peer = self.peers[target_peer_id]
         self._own_seq += 1
-        message = {"type": type, "to": target_peer_id, "session": peer.session} | fields
+        message: Message = {"type": type, "to": target_peer_id, "session": peer.session} | fields
         message["seq"] = self._own_seq
         if type == "offer":
             peer.session = message["session"]
@@ -209,15 +213,18 @@ class SignalingClient:
         try:
             # The stream is ours, and closed however the conversation on it ends.
             async with await self._open_stream() as stream, trio.open_nursery() as nursery:
-                socket = await wrap_client_stream(
-                    nursery,
-                    stream,
-                    self._authority,
-                    self._resource,
-                    subprotocols=[SUBPROTOCOL],
-                    extra_headers=self._headers,
-                )
-                await self._talk(socket)
+                with _patience(CONNECT_SECONDS):
+                    socket = await wrap_client_stream(
+                        nursery,
+                        stream,
+                        self._authority,
+                        self._resource,
+                        subprotocols=[SUBPROTOCOL],
+                        extra_headers=self._headers,
+                    )
+                await self._talk(socket, nursery)
+        except* SignalingClosed as group:
+            closed = (_first(group).code, _first(group).reason)
         except* ConnectionRejected as group:
             status = _first(group).status_code
             if status in (400, 401, 403, 404):  # Trying again does not help.
@@ -233,18 +240,19 @@ class SignalingClient:
         return closed
 
     async def _open_stream(self) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
-        with trio.move_on_after(CONNECT_SECONDS):
+        with _patience(CONNECT_SECONDS):
             if self._is_secure:
                 return await trio.open_ssl_over_tcp_stream(
                     self._host, self._port, https_compatible=True
                 )
             return await trio.open_tcp_stream(self._host, self._port)
-        raise OSError(f"{self._host} does not answer")
 
-    async def _talk(self, socket: WebSocketConnection) -> None:
+    async def _talk(self, socket: WebSocketConnection, nursery: trio.Nursery) -> None:
         await socket.send_message(json.dumps(self._join | self._resume_part()))
+        patience = CONNECT_SECONDS
         while True:
-            message = json.loads(await socket.get_message())
+            with _patience(patience):  # The server pings, so a line that is silent is dead.
+                message = json.loads(await socket.get_message())
             if "seq" in message:
                 self._last_seq = message["seq"]
             match message["type"]:
@@ -254,12 +262,27 @@ class SignalingClient:
                     await socket.send_message(json.dumps(pong))
                     continue
                 case "joined":
+                    patience = sum(message["heartbeat"].values())
                     await self._joined(socket, message)
                 case "error" if message["code"] == "resume-failed":
                     self._resume_token = None
                     await socket.send_message(json.dumps(self._join))
                     continue
+            if message.get("iceServersTtl") is not None:
+                wait = message["iceServersTtl"] * ICE_REFRESH_AFTER
+                nursery.start_soon(self._refresh_ice_servers, socket, wait)
+            elif message.get("code") == "turn-unavailable":
+                nursery.start_soon(self._refresh_ice_servers, socket, ICE_RETRY_SECONDS)
             await self._told.send(message)
+            if message["type"] == "error" and self._socket is None:  # It may not join.
+                if not message["temporary"]:
+                    reason = f"{message['code']}: {message['message']}"
+                    raise SignalingClosed(CloseCode.POLICY, reason)
+                raise OSError(message["message"])
+
+    async def _refresh_ice_servers(self, socket: WebSocketConnection, wait: float) -> None:
+        await trio.sleep(wait)
+        await socket.send_message(json.dumps({"type": "get-ice-servers"}))
 
     def _resume_part(self) -> Message:
         if self._resume_token is None:
@@ -322,6 +345,15 @@ async def open_signaling(url: str, room: str, **options: Any) -> AsyncIterator[S
         with trio.move_on_after(1, shield=True):
             await client.leave()
         nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """Raise OSError if the server takes longer than this."""
+    with trio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise OSError("the server does not answer")
 
 
 def _peer_of(entry: Message) -> SignalingPeer:
