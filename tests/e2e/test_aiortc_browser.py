@@ -18,6 +18,10 @@ origin, browser, start, tab = pages.origin, pages.browser, pages.start, pages.ta
 
 CHANNEL = "client.peers[0].channels.get('data')"
 
+# Chromium keeps the last of a description's fingerprints, of which aiortc names three; the SDK
+# compares it with the first of the next description, and takes the connection for another peer's.
+knows_one_fingerprint = pytest.mark.xfail(reason="the SDK compares one fingerprint of several")
+
 
 @pytest.fixture
 def server(start: Callable[..., Server]) -> Server:
@@ -79,6 +83,59 @@ def test_the_page_restarts_ice(pair: tuple[Page, AiortcPeer]) -> None:
     assert page.evaluate("[client.seen.failed, client.seen.errors]") == [[], []]
 
 
+def test_the_page_has_a_gap(pair: tuple[Page, AiortcPeer]) -> None:
+    """The page claims to have what was never said; both begin again."""
+    page, program = pair
+    page.evaluate(
+        f"window.before = {CHANNEL};"
+        """{
+            const send = WebSocket.prototype.send;
+            WebSocket.prototype.send = function (text) {
+                if (!text.includes('"resume"')) return this.close(4002);
+                WebSocket.prototype.send = send;
+                const join = JSON.parse(text);
+                join.resume.lastSeq = 10000;
+                this.send(JSON.stringify(join));
+            };
+            client.relay('lost with the line');
+        } null"""
+    )
+    page.wait_for_function(f"before.readyState === 'closed' && {CHANNEL}")
+    connected(page, program)
+    talk(page, program, "mended")
+
+
+def test_candidates_come_before_the_offer(server: Server, tab: Callable[..., Page]) -> None:
+    page = tab()
+    with aiortc_peer(server.port, "program") as program:
+        program.sees("* in the room")
+        page.evaluate(
+            r"""{
+                const send = WebSocket.prototype.send;
+                let offer = null;
+                WebSocket.prototype.send = function (text) {
+                    const {seq, ...message} = JSON.parse(text);
+                    if (message.type === "offer") {
+                        const {type, sdp} = message.description;
+                        const bare = sdp.replaceAll(/a=candidate.*\r\n/g, "");
+                        offer = {...message, description: {type, sdp: bare}};
+                        return;
+                    }
+                    send.call(this, JSON.stringify(message));
+                    if (message.type !== "end-of-candidates") return;
+                    WebSocket.prototype.send = send;
+                    send.call(this, JSON.stringify(offer));
+                    window.sdp = offer.description.sdp;
+                };
+            } null"""
+        )
+        join(page, server, "page")
+        connected(page, program)
+        talk(page, program, "hello")
+        assert "a=candidate" not in page.evaluate("sdp")
+
+
+@knows_one_fingerprint
 def test_the_page_negotiates(pair: tuple[Page, AiortcPeer]) -> None:
     """A change that needs no new addresses is agreed on over the connection there is."""
     page, program = pair
@@ -91,6 +148,7 @@ def test_the_page_negotiates(pair: tuple[Page, AiortcPeer]) -> None:
     assert page.evaluate(f"{CHANNEL} === before")
 
 
+@knows_one_fingerprint
 def test_the_server_is_killed_and_comes_back(
     pair: tuple[Page, AiortcPeer], server: Server, start: Callable[..., Server]
 ) -> None:
