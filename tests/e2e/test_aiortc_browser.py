@@ -8,19 +8,14 @@ from contextlib import ExitStack
 
 import pytest
 
-from e2e import test_webrtc_browser as pages
 from e2e.aiortc_peer import AiortcPeer, aiortc_peer
 from e2e.browser import Page
+from e2e.rtc_pages import browser, heard, join, opened, origin, start, tab
 from e2e.servers import Server
-from e2e.test_webrtc_browser import heard, join, opened
 
-origin, browser, start, tab = pages.origin, pages.browser, pages.start, pages.tab
+__all__ = ["browser", "origin", "start", "tab"]
 
 CHANNEL = "client.peers[0].channels.get('data')"
-
-# Chromium keeps the last of a description's fingerprints, of which aiortc names three; the SDK
-# compares it with the first of the next description, and takes the connection for another peer's.
-knows_one_fingerprint = pytest.mark.xfail(reason="the SDK compares one fingerprint of several")
 
 
 @pytest.fixture
@@ -140,7 +135,6 @@ def test_candidates_come_before_the_offer(server: Server, tab: Callable[..., Pag
         assert page.evaluate("client.seen.connections") == 1  # the first attempt succeeded
 
 
-@knows_one_fingerprint
 def test_the_page_negotiates(pair: tuple[Page, AiortcPeer]) -> None:
     """A change that needs no new addresses is agreed on over the connection there is."""
     page, program = pair
@@ -153,7 +147,6 @@ def test_the_page_negotiates(pair: tuple[Page, AiortcPeer]) -> None:
     assert page.evaluate(f"{CHANNEL} === before")
 
 
-@knows_one_fingerprint
 def test_the_server_is_killed_and_comes_back(
     pair: tuple[Page, AiortcPeer], server: Server, start: Callable[..., Server]
 ) -> None:

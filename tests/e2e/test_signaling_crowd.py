@@ -10,9 +10,11 @@ from itertools import combinations
 import trio
 
 from e2e.browser import Page
-from e2e.rtc_pages import browser, origin, start, tab  # noqa: F401
+from e2e.rtc_pages import browser, origin, start, tab
 from e2e.servers import Server
 from triocast.client import open_signaling
+
+__all__ = ["browser", "origin", "start", "tab"]
 
 CROWD = 50
 TABS = 5
@@ -58,7 +60,7 @@ async def test_one_room(serve: Callable[..., Server], nursery: trio.Nursery) -> 
     nursery.cancel_scope.cancel()
 
 
-def test_tabs(start: Callable[..., Server], tab: Callable[..., Page]) -> None:  # noqa: F811
+def test_tabs(start: Callable[..., Server], tab: Callable[..., Page]) -> None:
     """Ten rooms, with one client of each tab: nobody knows before the others who is there."""
     server = start()
     rooms = CROWD // TABS

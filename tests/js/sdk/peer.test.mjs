@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { describe as group, test } from "node:test";
 
 import { Peer } from "../../../src/triocast/web/sdk/peer.js";
-import { fingerprint } from "../../../src/triocast/web/sdk/sdp.js";
+import { fingerprints, isAnother } from "../../../src/triocast/web/sdk/sdp.js";
 import { candidate, describe, entry, listen, settle, world } from "./world.mjs";
 
 const TIME = 1000;
@@ -52,10 +52,20 @@ async function connect(t, given) {
 
 test("a certificate is read from a description", () => {
   const sdp = "v=0\r\na=fingerprint:sha-256 AB:CD \r\na=setup:actpass\r\n";
-  assert.equal(fingerprint({ type: "offer", sdp }), "sha-256 ab:cd");
-  assert.equal(fingerprint({ type: "offer", sdp: "v=0\r\nx=a=fingerprint:no\r\n" }), null);
-  assert.equal(fingerprint({ type: "rollback" }), null);
-  assert.equal(fingerprint(null), null);
+  assert.deepEqual([...fingerprints({ type: "offer", sdp })], ["sha-256 ab:cd"]);
+  assert.equal(fingerprints({ type: "offer", sdp: "v=0\r\nx=a=fingerprint:no\r\n" }).size, 0);
+  assert.equal(fingerprints({ type: "rollback" }).size, 0);
+  assert.equal(fingerprints(null).size, 0);
+});
+
+test("a certificate may be known by one hash of several", () => {
+  const pc = { remoteDescription: { sdp: "v=0\r\na=fingerprint:sha-512 EF\r\n" } };
+  const said = (...lines) => ({ sdp: ["v=0", ...lines, ""].join("\r\n") });
+  const both = ["a=fingerprint:sha-256 AB", "a=fingerprint:sha-512 ef"];
+  assert.equal(isAnother(pc, said(...both)), false);
+  assert.equal(isAnother(pc, said(both[0])), true);
+  assert.equal(isAnother(pc, said()), false);
+  assert.equal(isAnother({ remoteDescription: null }, said(...both)), false);
 });
 
 group("who begins", () => {
@@ -181,7 +191,7 @@ group("another certificate", () => {
     await offers("stranger", 1, 2);
     assert.deepEqual([connections.length, connections[0].connectionState], [2, "closed"]);
     assert.deepEqual(said(told), ["answer"]);
-    assert.equal(fingerprint(connections[1].remoteDescription), "sha-256 stranger");
+    assert.ok(fingerprints(connections[1].remoteDescription).has("sha-256 stranger"));
   });
 
   test("in an answer makes the initiator begin the next session", async (t) => {
@@ -265,6 +275,18 @@ group("what the server could not keep", () => {
       assert.equal(String(seen[0][1].error), `Error: ${code}: it was away`);
     });
   }
+
+  test("an open connection is kept where the other cannot restart ICE", async (t) => {
+    const { peer, told, connections } = await connect(t, { capabilities: ["trickle"] });
+    peer._mend();
+    await settle();
+    assert.deepEqual(said(told), ["renegotiate", "offer"]);
+    assert.deepEqual([connections.length, ufrag(told.sent[1])], [1, "pc1-1"]);
+    await connections[0].become("disconnected");
+    peer._mend();
+    await settle();
+    assert.deepEqual([connections.length, told.sent.at(-1).session], [2, 2]);
+  });
 
   test("an own offer that is open is made anew, whoever began", async (t) => {
     const { peer, told, connections } = await connect(t, { initiator: false });
@@ -381,6 +403,13 @@ group("a connection that fails", () => {
     assert.deepEqual(told.sent.map(({ type, iceRestart }) => [type, iceRestart]), [
       ["renegotiate", true],
     ]);
+  });
+
+  test("is made anew where the other cannot restart ICE", async (t) => {
+    const { told, connections } = await connect(t, { capabilities: ["trickle"] });
+    await connections[0].become("failed");
+    assert.equal(connections.length, 2);
+    assert.deepEqual(told.sent.map(({ type, session }) => [type, session]), [["offer", 2]]);
   });
 
   test("while the server does not know the peer is lost", async (t) => {

@@ -44,7 +44,7 @@ const types = (seen) => seen.map(([type]) => type);
 const negotiation = (socket) => socket.of("offer", "answer", "renegotiate");
 
 test("what pages import", () => {
-  const names = ["Peer", "SUBPROTOCOL", "SignalingClient", "backoff", "fingerprint", "isFinal"];
+  const names = ["Peer", "SUBPROTOCOL", "SignalingClient", "backoff", "fingerprints", "isFinal"];
   assert.deepEqual(Object.keys(sdk).sort(), names);
 });
 

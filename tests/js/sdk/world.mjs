@@ -204,7 +204,8 @@ export function joined({ peer = "me", peers = [], ttl = null, ...resume } = {}) 
 export function entry(peer, given = {}) {
   const { initiator = true, instance = `of ${peer}`, ...others } = given;
   const pair = { session: 1, initiator, polite: !initiator, strict: false, state: "connected" };
-  return { peer, role: null, metadata: { name: peer, instance }, ...pair, ...others };
+  const can = { capabilities: ["trickle", "rollback", "ice-restart"] };
+  return { peer, role: null, metadata: { name: peer, instance }, ...can, ...pair, ...others };
 }
 
 let current = null;

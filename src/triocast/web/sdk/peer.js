@@ -41,6 +41,7 @@ export class Peer extends EventTarget {
     #initiator = false;
     #polite = false;
     #strict = false;
+    #restartsIce = false;
     #answered = false;
     #offerId = 0;
     #work = Promise.resolve();
@@ -78,7 +79,7 @@ export class Peer extends EventTarget {
     restart() {
         this.#startTimer();
         if (!this.#initiator) this.#say({type: "renegotiate", iceRestart: true});
-        else if (!this.pc.remoteDescription) this.#rebuild();
+        else if (!this.pc.remoteDescription || !this.#restartsIce) this.#rebuild();
         else this.#enqueue((pc) => this.#offer(pc, {iceRestart: true}));
     }
 
@@ -103,6 +104,7 @@ export class Peer extends EventTarget {
         this.#initiator = info.initiator;
         this.#polite = info.polite;
         this.#strict = info.strict;
+        this.#restartsIce = info.capabilities.includes("ice-restart");
     }
 
     /** Take what the server says of the pair, and begin a session that is new. */
@@ -331,7 +333,11 @@ export class Peer extends EventTarget {
     }
 
     async #offer(pc, {iceRestart = false} = {}) {
-        if (iceRestart) pc.restartIce();
+        if (iceRestart && !this.#restartsIce) {
+            if (!this._isUp && this.#initiator) return this.#rebuild();
+        } else if (iceRestart) {
+            pc.restartIce();
+        }
         await pc.setLocalDescription();
         if (pc !== this.pc) return;
         this.#offerId += 1;

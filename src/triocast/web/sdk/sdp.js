@@ -1,8 +1,9 @@
 /** What is read of a session description; everything else in it is the browsers' business. */
 
-/** The certificate that a description names; null without one. */
-export function fingerprint(description) {
-    return /^a=fingerprint:(.+?)\s*$/m.exec(description?.sdp ?? "")?.[1].toLowerCase() ?? null;
+/** The certificate that a description names, by each hash that it gives. */
+export function fingerprints(description) {
+    const lines = (description?.sdp ?? "").matchAll(/^a=fingerprint:(.+?)\s*$/gm);
+    return new Set(Array.from(lines, ([, said]) => said.toLowerCase()));
 }
 
 /** Whether a description has candidates. */
@@ -10,8 +11,11 @@ export function hasCandidates(description) {
     return /^a=candidate:/m.test(description?.sdp ?? "");
 }
 
-/** Whether a description is of another RTCPeerConnection than the one that was agreed with. */
+/**
+ * Whether a description is of another RTCPeerConnection than the one that was agreed with. Of
+ * several hashes browsers may remember only one.
+ */
 export function isAnother(pc, description) {
-    const [known, said] = [fingerprint(pc.remoteDescription), fingerprint(description)];
-    return known !== null && said !== null && known !== said;
+    const [known, said] = [fingerprints(pc.remoteDescription), fingerprints(description)];
+    return known.size > 0 && said.size > 0 && ![...said].some((each) => known.has(each));
 }

@@ -14,7 +14,7 @@ import {Peer, emit} from "./peer.js";
 
 export {SUBPROTOCOL, backoff, isFinal} from "./line.js";
 export {Peer} from "./peer.js";
-export {fingerprint} from "./sdp.js";
+export {fingerprints} from "./sdp.js";
 
 const CAPABILITIES = ["trickle", "rollback", "ice-restart"];
 const ICE_RETRY = 10_000;
