@@ -253,7 +253,7 @@ async def test_who_is_too_fast_is_read_at_the_rate_and_nothing_waits_for_the_res
     ann, bob, made = pair
     await ann.say(*map(made, range(3 * RATE)))
     first = numbers(text for texts in bob.take() for text in texts)
-    assert 2 * RATE <= len(first) <= 2 * RATE + 2
+    assert 1.9 * RATE <= len(first) <= 2 * RATE + 2  # their bytes count a little, too
     for _ in range(10):
         mock_clock.jump(1 / RATE)
         await wait_all_tasks_blocked()
