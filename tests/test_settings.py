@@ -101,6 +101,7 @@ def test_every_setting_says_what_it_means():
         ("engine", "memory://x", "takes nothing behind it", "write memory://"),
         ("token_key", "short", "has 5 bytes", "secrets.token_urlsafe(48)"),
         ("token_key", "k" * 31, "has 31 bytes", "at least 32 bytes"),
+        ("turn_secret", "s" * 15, "has 15 bytes", "at least 16 bytes"),
         ("peerjs_path", "/a b", "'/a b/' is no path", "letters, digits"),
         ("peerjs_path", "/a/../b", "no path", "letters, digits"),
         ("peerjs_path", "/<key>", "no path", "letters, digits"),

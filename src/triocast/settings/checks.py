@@ -25,6 +25,7 @@ Check = Callable[[Any], Finding | None]
 MASK: Final = "********"
 ENGINES: Final = ("memory", "sqlite")
 SHORTEST_TOKEN_KEY: Final = 32
+SHORTEST_TURN_SECRET: Final = 16
 LONGEST_DURATION: Final = 86_400.0
 HOW_TO_MAKE_A_KEY: Final = 'python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
 
@@ -148,6 +149,17 @@ def check_token_key(value: str | None) -> Finding | None:
         f"the key has {len(value.encode())} bytes, too few to be safe",
         f"give at least {SHORTEST_TOKEN_KEY} bytes of random text; "
         f"this makes one: {HOW_TO_MAKE_A_KEY}",
+    )
+
+
+def check_turn_secret(value: str | None) -> Finding | None:
+    if value is None or len(value.encode()) >= SHORTEST_TURN_SECRET:
+        return None
+    return (
+        f"the secret has {len(value.encode())} bytes, and each peer can try on its own credentials"
+        " which one it is",
+        f"give the TURN server and Triocast at least {SHORTEST_TURN_SECRET} bytes of random text;"
+        f" this makes one: {HOW_TO_MAKE_A_KEY}",
     )
 
 

@@ -22,6 +22,7 @@ from triocast.settings.checks import (
     check_peerjs_path,
     check_readable,
     check_token_key,
+    check_turn_secret,
     credential_lifetime,
     duration_or_zero,
     is_loopback,
@@ -212,6 +213,7 @@ class Settings:
         None,
         SECRET,
         "The secret that TURN servers share with this server (coturn's static-auth-secret).",
+        check=check_turn_secret,
         secret=True,
     )
     turn_seconds: float = _setting(
