@@ -47,7 +47,16 @@ class SocketLink:
                 continue
 
     async def receive(self) -> bytes | None:
-        return bytes(await self._stream.receive_some(RECEIVE_BYTES)) or None
+        # Ours rather than `SocketStream.receive_some`, which tries in vain before it waits, and
+        # keeps five frames on the stack of each client that says nothing.
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                return self._socket.recv(RECEIVE_BYTES) or None
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError(f"the connection broke: {error}") from error
 
     async def finish(self, farewell: Sequence[bytes | memoryview]) -> None:
         await self._send_unsent()
