@@ -8,7 +8,6 @@ the thread that runs Trio's tests never has a second loop on it.
 from __future__ import annotations
 
 import http.server
-import os
 import queue
 import shutil
 import threading
@@ -18,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
+from e2e.programs import missing
 
 PATIENCE = 30.0
 
@@ -110,11 +109,11 @@ def chromium(*arguments: str) -> Iterator[Browser]:
     """Start Chromium with these arguments too; skip, or fail in CI, where it is missing."""
     path = shutil.which("chromium")
     if path is None:
-        _missing("Chromium is missing: apt-get install chromium")
+        missing("Chromium is missing: apt-get install chromium")
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        _missing("Playwright is missing: pip install playwright (it is in the extra 'test')")
+        missing("Playwright is missing: pip install playwright (it is in the extra 'test')")
     thread = BrowserThread()
     try:
         play = thread.do(lambda: sync_playwright().start())
@@ -130,12 +129,6 @@ def chromium(*arguments: str) -> Iterator[Browser]:
             thread.do(play.stop)
     finally:
         thread.end()
-
-
-def _missing(what: str) -> None:
-    if os.environ.get("CI") == "true":
-        pytest.fail(what)
-    pytest.skip(what)
 
 
 @contextmanager

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from e2e.programs import end, missing, starts
 from e2e.servers import Certificate
 
 # All that it writes lies in its folder. Its relays take what is free of the dynamic ports.
@@ -39,7 +38,6 @@ log-file=stdout
 
 _TRIES = 5
 _START_SECONDS = 20.0
-_STOP_SECONDS = 10.0
 _COOKIE = bytes.fromhex("2112a442")
 _BINDING_REQUEST = bytes.fromhex("0001 0000") + _COOKIE
 _BINDING_SUCCESS = bytes.fromhex("0101")
@@ -81,9 +79,7 @@ def coturn(folder: Path, certificate: Certificate, *shared_secrets: str) -> Iter
     """Run a TURN server that takes time-limited credentials made with any of the secrets."""
     command = shutil.which("turnserver")
     if command is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("turnserver is missing: install coturn")
-        pytest.skip("install coturn to run the tests with a TURN server")
+        missing("turnserver is missing: apt-get install coturn")
     folder.mkdir(parents=True, exist_ok=True)
     config, log = folder / "turnserver.conf", folder / "turnserver.log"
     lines = "\n".join(f"static-auth-secret={secret}" for secret in shared_secrets)
@@ -109,19 +105,14 @@ def coturn(folder: Path, certificate: Certificate, *shared_secrets: str) -> Iter
             )
         try:
             relay = Coturn(process, port, tls_port, log)
-            if not _starts(relay):
+            if not starts(process, relay.answers, _START_SECONDS):
                 if "bind" in relay.log():
                     continue  # somebody else took the port meanwhile
                 pytest.fail(f"coturn did not start:\n{relay.log()}")
             yield relay
             return
         finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process)
             print(f"--- coturn\n{relay.log()[-20_000:]}")
     pytest.fail("no free port for coturn")
 
@@ -135,16 +126,3 @@ def _free_port() -> int:
                 udp.bind(tcp.getsockname())
                 return int(tcp.getsockname()[1])
     pytest.fail("no port is free for both TCP and UDP")
-
-
-def _starts(relay: Coturn) -> bool:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
-        if relay.answers():
-            return True
-        try:
-            relay.process.wait(0.02)  # between two looks; ends at once if the process does
-        except subprocess.TimeoutExpired:
-            continue
-        return False
-    return False

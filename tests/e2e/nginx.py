@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from e2e.programs import end, missing, starts
 from e2e.servers import Server
 
 _CONFIG = """\
@@ -41,6 +40,7 @@ http {{
 """
 
 _TRIES = 5
+_START_SECONDS = 10.0
 
 
 @contextmanager
@@ -48,9 +48,7 @@ def nginx_before(server: Server, folder: Path, settings: str = "") -> Iterator[S
     """Run nginx with these settings for its `location /`; yields it as the server to talk to."""
     command = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if command is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("nginx is missing: install nginx-light")
-        pytest.skip("install nginx-light to run the tests behind nginx")
+        missing("nginx is missing: apt-get install nginx-light")
     folder.mkdir(parents=True, exist_ok=True)
     config, log = folder / "nginx.conf", folder / "nginx.log"
     for _ in range(_TRIES):
@@ -67,19 +65,14 @@ def nginx_before(server: Server, folder: Path, settings: str = "") -> Iterator[S
             )
         try:
             front = Server(process, port, None, log, log)
-            if not _starts(front):
+            if not starts(process, front.listens, _START_SECONDS):
                 if re.search(r"Address already in use", log.read_text()):
                     continue  # somebody else took the port meanwhile
                 pytest.fail(f"nginx did not start:\n{log.read_text()}")
             yield front
             return
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process)
             print(f"--- nginx\n{log.read_text()}")
     pytest.fail("no free port for nginx")
 
@@ -88,16 +81,3 @@ def _free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
-
-
-def _starts(front: Server) -> bool:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if front.listens():
-            return True
-        try:
-            front.process.wait(0.02)  # between two looks; ends at once if the process does
-        except subprocess.TimeoutExpired:
-            continue
-        return False
-    return False

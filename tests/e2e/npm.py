@@ -9,9 +9,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
 
-import pytest
+from e2e.programs import missing
 
 SCRIPTS = Path(__file__).parent.parent / "js"
 INSTALL_SECONDS = 120.0
@@ -24,12 +23,12 @@ def install(parent: Path) -> Path:
     be.
     """
     if shutil.which("node") is None or shutil.which("npm") is None:
-        _missing("Node or npm is missing: apt-get install nodejs npm")
+        missing("Node or npm is missing: apt-get install nodejs npm")
     folder = parent / "js"
     shutil.copytree(SCRIPTS, folder, ignore=shutil.ignore_patterns("node_modules"))
     status, out = run("npm", "ci", "--no-audit", "--no-fund", folder=folder, limit=INSTALL_SECONDS)
     if status:
-        _missing(f"npm cannot install what the tests need:\n{out[-2_000:]}")
+        missing(f"npm cannot install what the tests need:\n{out[-2_000:]}")
     return folder
 
 
@@ -60,7 +59,7 @@ def run_tests(script: str, *, folder: Path = SCRIPTS, limit: float) -> None:
     Without Node the test is skipped, or fails in CI.
     """
     if shutil.which("node") is None:
-        _missing("Node is missing: apt-get install nodejs")
+        missing("Node is missing: apt-get install nodejs")
     status, out = run("node", "--test", "--test-reporter=tap", script, folder=folder, limit=limit)
     print(out)  # pytest shows it if the test failed
     counts = dict(_COUNT.findall(out))
@@ -76,9 +75,3 @@ def _end(process: subprocess.Popen[str]) -> None:
     except ProcessLookupError:
         return  # It is gone, as it should be.
     process.wait()
-
-
-def _missing(what: str) -> NoReturn:
-    if os.environ.get("CI") == "true":
-        pytest.fail(what)
-    pytest.skip(what)

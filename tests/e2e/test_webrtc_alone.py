@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from e2e.programs import missing
+
 SECONDS = 240.0
 ROOT = Path(__file__).parents[2]
 TESTS = (
@@ -30,9 +32,7 @@ def alone() -> tuple[str, ...]:
     """The command before another one that has it run in a namespace with nothing but loopback."""
     for tool, package in (("ip", "iproute2"), ("unshare", "util-linux")):
         if shutil.which(tool) is None:
-            if os.environ.get("CI") == "true":
-                pytest.fail(f"{tool} is missing: install {package}")
-            pytest.skip(f"install {package} to run the tests without a network")
+            missing(f"{tool} is missing: apt-get install {package}")
     refusals = ""
     # Anybody may have one in a user namespace of one's own; where that is off, root still may.
     for options in ("--map-root-user", "--net"), ("--net",):
