@@ -148,7 +148,8 @@ def build_node(settings: Settings) -> Node:
 
 def _open_signaling(settings: Settings) -> Signaling:
     limits = Limits(
-        rooms=settings.max_connections,
+        # A room has one peer at least, and at the bound of peers those that are away give way.
+        rooms=settings.max_connections + 1,
         peers=settings.max_connections,
         peers_per_room=settings.signaling_peers_per_room,
         queue_bytes=SIGNALING_QUEUE_BYTES,

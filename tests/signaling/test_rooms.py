@@ -331,6 +331,26 @@ def test_a_suspended_peer_keeps_its_place():
     assert table.resume("bob2", "bob", 0)[0]["type"] == "joined"
 
 
+def test_a_full_server_gives_up_whoever_is_away_for_longest():
+    table = Table(peers=3)
+    table.pair()
+    table.join("carol", room="s")
+    table.lose("bob")
+    table.now += 1
+    table.lose("carol")
+    table.now += 0.5
+    assert table.join("dave", room="s")["code"] == "room-full"  # it may be a blip
+    table.now += 0.5
+    assert table.join("dave", room="r")["type"] == "joined"
+    left = [told for told in table.take("alice") if told["type"] == "peer-left"]
+    assert [(told["peer"], told["reason"]) for told in left] == [("bob", "timeout")]
+    assert table.resume("bob2", "bob", 0)[0]["code"] == "resume-failed"
+    table.now += 1
+    # Whoever was alone there takes its room along, even from one who may make none.
+    assert table.join("erin", room="s")["peers"] == []
+    assert table.rooms.rooms == ["r", "s"]
+
+
 def test_a_room_that_must_be_there():
     table = Table()
     visitor = Admission(may_create=False)

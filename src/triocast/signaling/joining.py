@@ -92,7 +92,9 @@ class Door:
         room = self._registry.rooms.get(message.room)
         before = None if room is None else room.peers.get(peer_id)
         if room is None or before is None:
-            room = self._room_for_one_more(message.room, admission)
+            self._check_room(room, admission)
+            self._check_peers(delivery)
+            room = self._registry.rooms.setdefault(message.room, Room(message.room))
         elif not _is_own(before, admission):
             raise PeerIdTaken(f"there is a peer {peer_id} in this room")
         else:
@@ -105,22 +107,29 @@ class Door:
         for other in peer.others():
             delivery.tell(other, announce(peer, other))
 
-    def _room_for_one_more(self, name: str, admission: Admission) -> Room:
-        room = self._registry.rooms.get(name)
-        if room is not None and room.is_locked:
-            raise RoomLocked("the room is locked")
-        if len(self._registry.tokens) >= self._limits.peers:
-            raise RoomFull("the server has as many peers as it takes", wait=5)
+    def _check_room(self, room: Room | None, admission: Admission) -> None:
         if room is not None:
+            if room.is_locked:
+                raise RoomLocked("the room is locked")
             if len(room.peers) >= self._limits.peers_per_room:
                 raise RoomFull(f"a room has at most {self._limits.peers_per_room} peers", wait=5)
-            return room
+            return
         if not admission.may_create:
             raise RoomNotFound("there is no such room")
         if len(self._registry.rooms) >= self._limits.rooms:
             raise RoomFull("the server has as many rooms as it takes", wait=5)
-        room = self._registry.rooms[name] = Room(name)
-        return room
+
+    def _check_peers(self, delivery: Delivery) -> None:
+        """Have room for one more peer, in the place of the one that is away for longest.
+
+        Else who comes and goes all the time could fill the server with peers that are away.
+        """
+        if len(self._registry.tokens) < self._limits.peers:
+            return
+        longest = next(iter(self._registry.suspended), None)
+        if longest is None or delivery.now < longest.suspended_at + self._limits.blip_seconds:
+            raise RoomFull("the server has as many peers as it takes", wait=5)
+        self._registry.remove(longest, "timeout", delivery)
 
     def _make_peer(
         self,
