@@ -16,8 +16,8 @@ How an endpoint drives it
     2. A `Join`: check its token and the grant; then ``rooms.join(connection, message, admission,
        Fresh(…), now)``. Whoever has not joined after a while is let go. Everything else:
        ``rooms.handle(connection, message, now)``.
-    3. Carry out the effects before anything else is asked of the rooms: put each text into the
-       outbox of its connection, without waiting. A connection whose outbox is full is closed and
+    3. Carry out the effects in their order, and before anything is waited for: put each text into
+       the outbox of its connection. A connection whose outbox is full is closed and
        reported as lost, as any other. `Close` comes after what is in the outbox.
     4. When the WebSocket has ended, for whatever reason: ``rooms.lost(connection, now)``. It does
        nothing if the peer left or was replaced.
