@@ -230,7 +230,8 @@ def test_whatever_comes_is_read_or_refused(message, changes):
     assert told["code"]
 
 
-@given(st.binary(max_size=60) | st.text(max_size=60))
+# Hypothesis also tries texts from this file, some of which are messages.
+@given((st.binary(max_size=60) | st.text(max_size=60)).filter(lambda it: '"type"' not in str(it)))
 def test_noise_is_refused(noise):
     with pytest.raises(MessageError):
         parse(noise, SIZES)
