@@ -393,6 +393,21 @@ def test_rooms_can_be_moderated(server: Server, room: str) -> None:
         assert (answer.status, answer.json["code"]) == (404, "room-not-found")
 
 
+def test_a_ban_of_who_has_no_user_can_be_lifted(server: Server, room: str) -> None:
+    with Peer(server) as ann, Peer(server) as bob:
+        ann.join(room)
+        [peer] = call(server, "GET", f"{ROOMS}?room={room}").json["peers"]
+        kind, address = peer["subject"].split(":", 1)
+        assert kind == "address"
+        moderate(server, action="kick", room=room, peer=ann.id, ban_seconds=60)
+        bob.send(type="join", room=room)
+        assert bob.expect("error")["code"] == "forbidden"
+        moderate(server, action="unban", room=room, address=address)
+        bob.join(room)
+        moderate(server, action="ban", room=room, address=address, seconds=60)
+        assert bob.closed() == 4502
+
+
 @pytest.mark.parametrize(
     "order",
     [
@@ -401,7 +416,9 @@ def test_rooms_can_be_moderated(server: Server, room: str) -> None:
         {"action": "kick", "room": "a b", "peer": "x"},
         {"action": "ban", "room": "a", "user": "x", "seconds": -1},
         {"action": "ban", "room": "a", "user": "x" * 201, "seconds": 1},
+        {"action": "ban", "room": "a", "seconds": 1},
         {"action": "unban", "room": "a", "user": ""},
+        {"action": "unban", "room": "a", "user": "x", "address": "127.0.0.1"},
         {"action": "ban", "room": "a", "user": "x", "seconds": 1e9},
         {"room": "a"},
     ],

@@ -76,8 +76,8 @@ def choose_subprotocol(call: Call) -> str | None:
 
 # For administrators.
 
-User = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_USER)]
-"""Bans are remembered: what is no user must not fill the memory."""
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_USER)]
+"""A user or an address. Bans are remembered: what is neither must not fill the memory."""
 
 
 class _Order(msgspec.Struct, forbid_unknown_fields=True, tag_field="action"):
@@ -92,14 +92,16 @@ class Kick(_Order, tag="kick"):
 
 
 class Ban(_Order, tag="ban"):
-    """Remove a user's peers, and keep the user out."""
+    """Remove the peers of a user, or of those without one at an address, and keep them out."""
 
-    user: User
     seconds: float
+    user: Name | None = None
+    address: Name | None = None
 
 
 class Unban(_Order, tag="unban"):
-    user: User
+    user: Name | None = None
+    address: Name | None = None
 
 
 class Lock(_Order, tag="lock"):
@@ -154,9 +156,9 @@ async def moderate() -> Response:
             signaling.carry_out(known.kick(room, order.peer, now, ban_seconds=seconds))
         case Ban():
             seconds = _check_seconds(order.seconds)
-            signaling.carry_out(known.ban(room, f"user:{order.user}", now, seconds=seconds))
+            signaling.carry_out(known.ban(room, _subject(order), now, seconds=seconds))
         case Unban():
-            known.unban(room, f"user:{order.user}")
+            known.unban(room, _subject(order))
         case Lock():
             known.lock(room)
         case Unlock():
@@ -174,5 +176,11 @@ def _check_room(name: str) -> str:
 
 def _check_seconds(seconds: float) -> float:
     if not 0 <= seconds <= LONGEST_BAN:
-        raise BadRequest(f"a ban lasts {LONGEST_BAN} seconds at the most")
+        raise BadRequest(f"a ban lasts from 0 to {LONGEST_BAN} seconds")
     return seconds
+
+
+def _subject(order: Ban | Unban) -> str:
+    if (order.user is None) == (order.address is None):
+        raise BadRequest("a ban is of a 'user' or of an 'address'")
+    return f"address:{order.address}" if order.user is None else f"user:{order.user}"
