@@ -1,7 +1,7 @@
 """Chat in a room, from Python to Python and to browsers, over data channels of WebRTC.
 
     pip install '.[client]' aiortc trio-asyncio  # in a clone of Triocast's repository
-    python docs/examples/aiortc_chat.py ws://localhost:8000/realtime/webrtc/signaling demo --name Ann
+    python aiortc_chat.py ws://localhost:8000/realtime/webrtc/signaling demo --name Ann
 
 What is typed goes to everybody; the end of the input leaves the room. aiortc cannot restart ICE or
 roll back an offer, so a connection that is to be mended is replaced: the next session of the pair.

@@ -38,7 +38,9 @@ def test_files_are_kept_by_caches(server: Server) -> None:
         kind = KINDS[re.split(r"[./]", path)[-1]]
         assert answer.headers["content-type"] == f"{kind}; charset=utf-8"
         assert answer.headers["cache-control"] == "public, no-cache"
-        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "img-src data:" in policy  # the page's icon
         tag = answer.headers["etag"]
         again = call(server, "GET", path, headers={"If-None-Match": f'"other", W/{tag}'})
         assert (again.status, again.body, again.headers["etag"]) == (304, b"", tag)

@@ -14,6 +14,7 @@ from e2e.browser import Page
 from e2e.rest import call, until
 from e2e.rtc_pages import LOOPBACK, PAGE, browser, heard, join, opened, origin, start, tab
 from e2e.servers import Server
+from e2e.tokens import KEY, token
 
 __all__ = ["LOOPBACK", "PAGE", "browser", "origin", "start", "tab"]
 
@@ -372,3 +373,44 @@ def test_the_demo(start: Callable[..., Server], tab: Callable[..., Page], tmp_pa
     until(lambda: "Ann: <b>hello</b>" in text_of(pages[1], "log"), "message")
     pages[1].screenshot(tmp_path / "demo.png")
     assert (tmp_path / "demo.png").stat().st_size > 0
+
+
+def test_the_demo_says_what_becomes_of_you(
+    start: Callable[..., Server], tab: Callable[..., Page]
+) -> None:
+    server = start("--token-key", KEY)
+    page, other = (tab(f"http://{server.authority}{DEMO}") for _ in range(2))
+
+    def submit(page: Page, form: str, field: str, text: str) -> None:
+        until(lambda: page.evaluate(f"{NAME}.value !== ''"), "script")
+        page.evaluate(
+            f"document.getElementById('{field}').value = '{text}';"
+            f"document.getElementById('{form}').requestSubmit()"
+        )
+
+    def says(page: Page, element: str, text: str) -> None:
+        until(lambda: text in text_of(page, element), text)
+
+    def shows(page: Page, element: str) -> bool:
+        return bool(page.evaluate(f"document.getElementById('{element}').checkVisibility()"))
+
+    submit(page, "entrance", "token", "")
+    says(page, "trouble", "a token is needed")
+    assert shows(page, "entrance")
+    assert not shows(page, "inside")
+    submit(page, "entrance", "token", token("ann", rooms=["demo"]))
+    until(lambda: shows(page, "alone"), "joined")
+    assert text_of(page, "trouble") == ""
+    submit(page, "say", "text", "anyone?")
+    says(page, "log", "Nobody has heard that")
+    submit(other, "entrance", "token", token("bob", rooms=["demo"]))
+    for each in (page, other):
+        says(each, "log", "Connected with")
+        assert not shows(each, "alone")
+    page.evaluate("document.getElementById('leave').click()")
+    says(page, "log", "You have left")
+    assert "has gone" not in text_of(page, "log")
+    assert shows(page, "entrance")
+    assert not shows(page, "inside")
+    says(other, "log", "has gone (left)")
+    assert shows(other, "alone")

@@ -16,7 +16,7 @@ from triocast.web.current import current_call, current_node
 blueprint = Blueprint("sdk", __name__)
 
 POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:;"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """The demo's Content-Security-Policy: nothing but its own files, and lines to this server."""

@@ -36,7 +36,9 @@ const LONGEST_TIMER = 2 ** 31 - 1;
  * `data` {from, payload}       relayed by the server
  * `error` {code, message, …}   what the server says, or {error}
  * `closed` {code, reason}      it will not come back by itself. Open connections stay, until
- *                      `close()`, but for those of a room that was closed or that one was sent from
+ *                      `close()` or the others close them, but for those of a room that was closed
+ *                      or that one was sent from. The code is null if the `join` was refused; the
+ *                      `error` before it says why in a sentence
  */
 export class SignalingClient extends EventTarget {
     /** The own id, given by the server; another one if the server forgot us. */
