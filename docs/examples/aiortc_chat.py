@@ -343,6 +343,7 @@ class Chat:
 async def main(url: str, room: str, name: str, token: str | None) -> None:
     # By the instance others find us again after the server has forgotten us all.
     metadata = {"name": name, "instance": secrets.token_hex(12)}
+    say(f"* on the way to {room} at {url}")  # and again and again, where nobody answers
     async with (
         trio_asyncio.open_loop(),
         open_signaling(url, room, token=token, metadata=metadata) as client,
