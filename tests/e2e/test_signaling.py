@@ -246,8 +246,12 @@ def test_pages_of_other_origins_are_not_let_in(server: Server, path: str) -> Non
     with connect(f"ws://{server.authority}{path}", origin=own, proxy=None):
         pass
     body = b'{"action":"close","room":"a"}'
-    for origin, status in (("https://evil.example", 403), (str(own), 404)):
-        answer = call(server, "POST", ROOMS, body, "text/plain", headers={"Origin": origin})
+    for origin, kind, status in (
+        ("https://evil.example", "application/json", 403),
+        (str(own), "text/plain", 415),
+        (str(own), "application/json", 404),
+    ):
+        answer = call(server, "POST", ROOMS, body, kind, headers={"Origin": origin})
         assert answer.status == status
 
 

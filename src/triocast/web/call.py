@@ -123,6 +123,11 @@ class Call:
         return (self.headers.get("content-type") or "").partition(";")[0].strip().lower()
 
     @property
+    def has_json(self) -> bool:
+        """Whether the body is said to be JSON."""
+        return self.content_type == "application/json" or self.content_type.endswith("+json")
+
+    @property
     def content_length(self) -> int | None:
         """How many bytes of body are announced; None if it is not said."""
         announced = self.headers.get("content-length") or ""

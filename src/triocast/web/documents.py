@@ -78,7 +78,7 @@ async def write() -> Response:
     """
     node, call = current_node(), current_call()
     grant = grant_of(node, call)
-    if call.content_type != "application/json" and not call.content_type.endswith("+json"):
+    if not call.has_json:
         raise WrongContentType("send the document as application/json")
     channel, key = _read_channel(call.query), _read_key(call.query)
     body = request.body

@@ -102,8 +102,7 @@ async def _publish(
 ) -> Answer:
     grant = grant_of(node, call)
     one, many = _decoders[kind]
-    content_type = call.content_type
-    if content_type in ("application/x-ndjson", "application/ndjson", "application/jsonl"):
+    if call.content_type in ("application/x-ndjson", "application/ndjson", "application/jsonl"):
 
         def event_of_line(line: bytes) -> Event:
             json.check(line, max_depth=node.settings.max_json_depth)
@@ -118,7 +117,7 @@ async def _publish(
         )
         status = 200 if progress.error is None else progress.error.status
         return json_answer(progress.as_dict(), status)
-    if content_type != "application/json" and not content_type.endswith("+json"):
+    if not call.has_json:
         raise WrongContentType("send application/json or application/x-ndjson")
     text = await read_text(body, node.settings.handshake_seconds)
     json.check(text, max_depth=node.settings.max_json_depth)

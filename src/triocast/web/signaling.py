@@ -9,7 +9,7 @@ import msgspec
 import trio
 from quart import Blueprint, Response, request
 
-from triocast.errors import BadRequest, Disabled
+from triocast.errors import BadRequest, Disabled, WrongContentType
 from triocast.events import LONGEST_USER
 from triocast.node import Node
 from triocast.signaling.messages import is_room
@@ -144,6 +144,8 @@ async def moderate() -> Response:
     signaling = node.signaling
     if signaling is None:
         raise Disabled("signaling is switched off here")
+    if not call.has_json:
+        raise WrongContentType("send the order as application/json")
     body = request.body
     assert isinstance(body, RequestBody)
     text = await read_text(body, node.settings.handshake_seconds)

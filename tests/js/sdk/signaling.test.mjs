@@ -199,7 +199,7 @@ for (const code of ["queue-full", "expired"]) {
 
 group("the end", () => {
   const ends = [
-    [4500, null],
+    [4500, "left"],
     [4501, null],
     [4502, "kicked"],
     [4503, "closed"],
@@ -222,7 +222,7 @@ group("the end", () => {
 
   test("by close() ends connections, also after the line has ended", async (t) => {
     const { client, sockets, seen, connections } = await connect(t);
-    await sockets[0].end(4500);
+    await sockets[0].end(4501);
     client.close();
     assert.deepEqual([client.peers, connections[0].connectionState], [[], "closed"]);
     assert.equal(seen.at(-1)[1].reason, "left");

@@ -18,6 +18,8 @@ export {fingerprints} from "./sdp.js";
 
 const CAPABILITIES = ["trickle", "rollback", "ice-restart"];
 const ICE_RETRY = 10_000;
+/** Close codes after which the others close their connections to us, and why ours are closed. */
+const ENDS = {4500: "left", 4502: "kicked", 4503: "closed"};
 const LONGEST_TIMER = 2 ** 31 - 1;
 
 /**
@@ -36,9 +38,9 @@ const LONGEST_TIMER = 2 ** 31 - 1;
  * `data` {from, payload}       relayed by the server
  * `error` {code, message, …}   what the server says, or {error}
  * `closed` {code, reason}      it will not come back by itself. Open connections stay, until
- *                      `close()` or the others close them, but for those of a room that was closed
- *                      or that one was sent from. The code is null if the `join` was refused; the
- *                      `error` before it says why in a sentence
+ *                      `close()`, but for those of a room that was closed, that one was sent from, or
+ *                      that one has left with one's token. The code is null if the `join` was
+ *                      refused; the `error` before it says why in a sentence
  */
 export class SignalingClient extends EventTarget {
     /** The own id, given by the server; another one if the server forgot us. */
@@ -121,7 +123,7 @@ export class SignalingClient extends EventTarget {
 
     #noteEnd(code, reason) {
         emit(this, "closed", {code, reason});
-        if (code === 4502 || code === 4503) this.#closePeers(code === 4502 ? "kicked" : "closed");
+        if (code in ENDS) this.#closePeers(ENDS[code]);
     }
 
     #closePeers(reason) {
