@@ -5,13 +5,20 @@ import { describe as group, test } from "node:test";
 
 import { Peer } from "../../../src/triocast/web/sdk/peer.js";
 import { fingerprints, isAnother } from "../../../src/triocast/web/sdk/sdp.js";
-import { candidate, describe, entry, listen, settle, world } from "./world.mjs";
+import {
+  FakePeerConnection,
+  candidate,
+  describe,
+  entry,
+  listen,
+  settle,
+  world,
+} from "./world.mjs";
 
 const TIME = 1000;
 
 /** A peer that we have just been told of. */
-async function meet(t, given = {}) {
-  const { connections, clock } = world(t);
+async function meet(t, given = {}, { connections, clock } = world(t)) {
   const told = { sent: [], lost: [], isThere: true };
   const room = {
     connectTimeout: TIME,
@@ -383,6 +390,45 @@ test("what was to be done with a connection is not done after it has been replac
     ["offer", 2],
   ]);
 });
+
+test("a channel that cannot be made is told, and the others are made", async (t) => {
+  const all = world(t);
+  t.mock.method(FakePeerConnection.prototype, "createDataChannel", () => {
+    throw new Error("both bounds");
+  }, { times: 1 });
+  const { seen, told, connections } = await meet(t, {}, all);
+  const errors = seen.filter(([type]) => type === "error").map(([, { error }]) => String(error));
+  assert.deepEqual(errors, ["Error: both bounds"]);
+  assert.deepEqual(connections[0].channels.map(({ label }) => label), ["fixed"]);
+  assert.deepEqual(said(told), ["offer"]);
+});
+
+for (const initiator of [true, false]) {
+  const who = initiator ? "the initiator" : "the other";
+  test(`${who} tells that no connection can be made, and makes it when it can`, async (t) => {
+    const all = world(t);
+    all.refuses = true;
+    const { peer, told, seen, hear, offers } = await meet(t, { initiator }, all);
+    if (!initiator) await offers();
+    await hear("candidate", { candidate: candidate(1) });
+    assert.deepEqual([peer.state, await peer.path(), told.sent], ["failed", null, []]);
+    const errors = ["Error: Cannot create so many"];
+    const [failed, ...others] = seen.filter(([type]) => type === "failed");
+    assert.deepEqual([failed[1], others], [{ reason: "no connection can be made", errors }, []]);
+    peer._configure({ iceServers: [] });
+    peer._revive();
+    assert.equal(peer.state, "failed");
+    all.refuses = false;
+    peer.restart();
+    await settle();
+    assert.deepEqual(said(told), [initiator ? "offer" : "renegotiate"]);
+    assert.equal(told.sent[0].reason, initiator ? undefined : "gap");
+    if (initiator) await hear("answer", { session: 2, description: describe("answer", "far") });
+    else await offers();
+    await all.connections[0].become("connected");
+    assert.equal(peer.state, "connected");
+  });
+}
 
 group("a connection that fails", () => {
   test("is tried again once, with new candidates", async (t) => {

@@ -113,6 +113,7 @@ export class FakePeerConnection {
   #restarts = true;
 
   constructor(configuration) {
+    if (current.refuses) throw new Error("Cannot create so many");
     current.connections.push(this);
     this.name = `pc${current.connections.length}`;
     this.configurations.push(configuration);
@@ -214,7 +215,7 @@ let current = null;
 export function world(t) {
   const clock = new Clock();
   const events = new EventTarget();
-  current = { sockets: [], connections: [], clock, events };
+  current = { sockets: [], connections: [], clock, events, refuses: false };
   class Detailed extends Event {
     constructor(type, { detail }) {
       super(type);

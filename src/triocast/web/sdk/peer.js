@@ -17,8 +17,9 @@ export function emit(target, type, detail) {
  * `track` {track, streams, transceiver}
  * `state` {state}       connecting, connected, disconnected, failed, closed
  * `failed` {reason, errors}   it did not connect in time: no usable candidates, no usable
- *                       candidates of the peer, no offer, no answer, or timeout; `errors` has
- *                       what went wrong on the way. A later success is told as `state`.
+ *                       candidates of the peer, no offer, no answer, or timeout; or no connection
+ *                       can be made here at all. `errors` has what went wrong on the way. A later
+ *                       success is told as `state`.
  * `presence` {suspended}      whether the peer's own line to the server is broken
  * `left` {reason}       left, timeout, kicked, replaced, closed (the room), or lost (the connection,
  *                       while the server did not know the peer)
@@ -61,6 +62,7 @@ export class Peer extends EventTarget {
 
     /** How the bytes travel: {local, remote, protocol}, as host, srflx, prflx or relay; or null. */
     async path() {
+        if (!this.pc) return null;
         const stats = await this.pc.getStats();
         const all = [...stats.values()];
         const chosen = all.find((each) => each.selectedCandidatePairId)?.selectedCandidatePairId;
@@ -78,8 +80,12 @@ export class Peer extends EventTarget {
     /** Try again: with new candidates or, where nothing was ever agreed, a new connection. */
     restart() {
         this.#startTimer();
-        if (!this.#initiator) this.#say({type: "renegotiate", iceRestart: true});
-        else if (!this.pc.remoteDescription || !this.#restartsIce) this.#rebuild();
+        if (!this.#initiator && !this.pc) {
+            this.#build();
+            // The offer is lost: it found no connection.
+            if (this.pc) this.#say({type: "renegotiate", iceRestart: true, reason: "gap"});
+        } else if (!this.#initiator) this.#say({type: "renegotiate", iceRestart: true});
+        else if (!this.pc?.remoteDescription || !this.#restartsIce) this.#rebuild();
         else this.#enqueue((pc) => this.#offer(pc, {iceRestart: true}));
     }
 
@@ -155,7 +161,7 @@ export class Peer extends EventTarget {
 
     /** The line is back, and nothing is lost: whoever is not connected tries again. */
     _revive() {
-        const isDown = ["disconnected", "failed"].includes(this.pc.connectionState);
+        const isDown = ["disconnected", "failed"].includes(this.pc?.connectionState);
         if (isDown || this.state === "failed") this.restart();
     }
 
@@ -169,7 +175,7 @@ export class Peer extends EventTarget {
 
     _configure(configuration) {
         try {
-            this.pc.setConfiguration(configuration);
+            this.pc?.setConfiguration(configuration);
         } catch (error) {
             this.#note(error);
         }
@@ -236,7 +242,7 @@ export class Peer extends EventTarget {
     }
 
     #takeCandidate(message) {
-        const remote = this.pc.remoteDescription;
+        const remote = this.pc?.remoteDescription;
         const fragment = message.candidate?.usernameFragment;
         const isEarly =
             message.session > this.#session ||
@@ -269,12 +275,15 @@ export class Peer extends EventTarget {
 
     #build() {
         this.#dismantle();
-        const pc = new RTCPeerConnection(this.#room.configuration());
-        this.pc = pc;
         this.#work = Promise.resolve(); // what a closed connection was asked for may never end
         this.#errors = [];
         this.#setState("connecting");
         this.#startTimer();
+        const pc = (this.pc = this.#make());
+        if (!pc) {
+            this.#fail();
+            return;
+        }
         pc.onicecandidate = ({candidate}) => {
             if (!candidate?.candidate) this.#say({type: "end-of-candidates"});
             else this.#say({type: "candidate", candidate});
@@ -290,10 +299,20 @@ export class Peer extends EventTarget {
         };
         for (const [label, options] of Object.entries(this.#room.dataChannels)) {
             if (this.#initiator || options?.negotiated) {
-                this.#addChannel(pc.createDataChannel(label, options ?? {}));
+                this.#openChannel(pc, label, options ?? {});
             }
         }
         this.#tell("connection", {pc});
+    }
+
+    /** Browsers refuse wrong servers, and to have more than some hundreds of connections. */
+    #make() {
+        try {
+            return new RTCPeerConnection(this.#room.configuration());
+        } catch (error) {
+            this.#note(error);
+            return null;
+        }
     }
 
     #dismantle() {
@@ -305,6 +324,14 @@ export class Peer extends EventTarget {
         pc.onconnectionstatechange = pc.ondatachannel = pc.ontrack = null;
         pc.close();
         this.channels.clear();
+    }
+
+    #openChannel(pc, label, options) {
+        try {
+            this.#addChannel(pc.createDataChannel(label, options));
+        } catch (error) {
+            this.#note(error); // options that contradict each other, for one
+        }
     }
 
     #addChannel(channel) {
@@ -323,7 +350,7 @@ export class Peer extends EventTarget {
     #enqueue(operation) {
         const pc = this.pc;
         this.#work = this.#work.then(async () => {
-            if (pc !== this.pc || pc.signalingState === "closed") return;
+            if (!pc || pc !== this.pc || pc.signalingState === "closed") return;
             try {
                 await operation(pc);
             } catch (error) {
@@ -376,9 +403,10 @@ export class Peer extends EventTarget {
         clearTimeout(this.#timer);
         this.#timer = null;
         if (this._isUp) return;
-        const {localDescription: local, remoteDescription: remote} = this.pc;
+        const {localDescription: local, remoteDescription: remote} = this.pc ?? {};
         let reason = "timeout";
-        if (!local) reason = "no offer";
+        if (!this.pc) reason = "no connection can be made";
+        else if (!local) reason = "no offer";
         else if (!hasCandidates(local)) reason = "no usable candidates";
         else if (!remote) reason = "no answer";
         else if (!hasCandidates(remote)) reason = "no usable candidates of the peer";
