@@ -159,7 +159,7 @@ def _open(options: argparse.Namespace, contestants: list[Contestant], found: _Fo
     ]  # fmt: skip
     about = (
         f"{options.opened} pairs of each kind and run, one after the other, servers in turn, in one"
-        " page of Chromium. One peer is there; the clock runs from the call with which the other"
+        " tab of Chromium. One peer is there; the clock runs from the call with which the other"
         " begins to come in until its data channel is open."
     )
     found.tables.append(Table("Until the data channel is open", columns, rows, about))

@@ -36,6 +36,10 @@ _ARGUMENTS = (
     "--allow-loopback-in-peer-connection",
     "--use-fake-ui-for-media-stream",
 )
+_FRESH = 60
+"""Pairs after which the page is loaded anew: of 500 connections, closed ones among them, Chromium
+refuses the next."""
+
 _WARM = 3
 """Pairs of each kind before it counts."""
 
@@ -109,10 +113,12 @@ def browser(origin: str) -> Iterator[Pair]:
         try:
             tab = chromium.new_page()
             tab.context.grant_permissions(["microphone"], origin=origin)
-            tab.goto(origin)
 
             def pair(way: Way) -> list[float]:
-                what = f"{way.function}({way.server.port}, 'pair{next(names)}')"
+                number = next(names)
+                if number % _FRESH == 0:
+                    tab.goto(origin)
+                what = f"{way.function}({way.server.port}, 'pair{number}')"
                 try:
                     took: list[float] = tab.evaluate(what)
                 except Error as error:
