@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from triocast.signaling.bans import Bans
 from triocast.signaling.budget import Budget
@@ -35,6 +35,9 @@ from triocast.signaling.peers import Peer, Room, announce, digest, introduce
 from triocast.signaling.registry import Registry
 
 IceServersOf = Callable[[str], IceServers]
+
+_sets: dict[frozenset[str], frozenset[str]] = {}
+"""Combinations of capabilities, by themselves."""
 
 
 class Door:
@@ -147,7 +150,7 @@ class Door:
             subject=admission.subject,
             role=admission.role,
             may_send_data=admission.may_send_data,
-            capabilities=CAPABILITIES.intersection(message.capabilities),
+            capabilities=_known(message.capabilities),
             metadata=message.metadata_text,
             token_digest=digest(fresh.token),
             mailbox=Mailbox(
@@ -226,6 +229,12 @@ class Door:
         delivery.answer(connection, joined)
         if trouble is not None:
             delivery.refuse(connection, trouble, re=None)
+
+
+def _known(capabilities: Iterable[str]) -> frozenset[str]:
+    """Return those that are known; equal sets are the same object, as most peers have the same."""
+    found = CAPABILITIES.intersection(capabilities)
+    return _sets.setdefault(found, found)
 
 
 def _is_own(peer: Peer, admission: Admission) -> bool:
