@@ -323,6 +323,18 @@ def test_limits_on_peers_and_rooms():
     assert table.join("dave", room="r")["type"] == "joined"
 
 
+def test_a_peer_is_told_how_long_its_token_lasts():
+    table = Table()
+    assert table.join("alice")["tokenTtl"] is None
+    limited = Admission(subject="bob", seconds=60)
+    joined = table.say("bob", limited, type="join", room="r")[0]
+    assert joined["tokenTtl"] == 60
+    table.tokens["bob"] = joined["resume"]["token"]
+    again = {"token": table.tokens["bob"], "lastSeq": 0}
+    renewed = Admission(subject="bob", seconds=90)
+    assert table.say("bob2", renewed, type="join", room="r", resume=again)[0]["tokenTtl"] == 90
+
+
 def test_a_suspended_peer_keeps_its_place():
     table = Table(peers_per_room=2)
     table.pair()

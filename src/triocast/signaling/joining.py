@@ -106,7 +106,7 @@ class Door:
         peer = self._make_peer(peer_id, room, connection, message, admission, fresh)
         self._registry.add(peer)
         resume = ResumeTold(fresh.token, self._limits.grace_seconds, False, False, 0, 0)
-        self._tell_joined(peer, connection, message.id, resume, delivery)
+        self._tell_joined(peer, connection, message.id, admission, resume, delivery)
         for other in peer.others():
             delivery.tell(other, announce(peer, other))
 
@@ -187,7 +187,7 @@ class Door:
             seq=peer.mailbox.seq if missed is None else resume.last_seq,
             received=peer.received,
         )
-        self._tell_joined(peer, connection, message.id, told, delivery)
+        self._tell_joined(peer, connection, message.id, admission, told, delivery)
         delivery.again(connection, missed or [])
         for other in peer.others():
             if other.id in peer.told_suspended:
@@ -200,6 +200,7 @@ class Door:
         peer: Peer,
         connection: str,
         re: RequestId,
+        admission: Admission,
         resume: ResumeTold,
         delivery: Delivery,
     ) -> None:
@@ -216,6 +217,7 @@ class Door:
             role=peer.role,
             ice_servers=ice.servers,
             ice_servers_ttl=ice.ttl,
+            token_ttl=admission.seconds,
             heartbeat=Heartbeat(limits.heartbeat_seconds, limits.heartbeat_timeout),
             limits=LimitsTold(limits.sizes.message_bytes, limits.rate),
             resume=resume,

@@ -57,7 +57,8 @@ class Admission:
     ``subject`` is who it is, for bans and for coming back (a user, or an address where nobody is
     known), ``is_known`` whether that is one user and no other: whoever else has an address could
     claim to be its peers. ``role`` is told to the others. ``may_create`` a room that is not there,
-    ``may_claim`` a peer id of its own choice, ``may_send_data`` through the server.
+    ``may_claim`` a peer id of its own choice, ``may_send_data`` through the server. ``seconds`` is
+    how long all this holds, None for ever; the peer is told.
     """
 
     subject: str | None = None
@@ -66,6 +67,7 @@ class Admission:
     may_claim: bool = False
     may_send_data: bool = False
     is_known: bool = False
+    seconds: int | None = None
 
 
 @attrs.frozen

@@ -83,6 +83,7 @@ class Joined(ServerMessage, tag="joined", kw_only=True):
     peers: list[PeerInfo] | UnsetType = UNSET
     ice_servers: tuple[IceServer, ...]
     ice_servers_ttl: int | None
+    token_ttl: int | None
     heartbeat: Heartbeat
     limits: LimitsTold
     resume: ResumeTold

@@ -247,6 +247,7 @@ class SignalingConnection(WebSocketConnection):
         right = self.grant.room_right(join.room)
         if right is None:
             raise JoinForbidden("you may not join this room")
+        ends = self.grant.expires_at
         subject = f"address:{self.address}" if self.user is None else f"user:{self.user}"
         return Admission(
             subject=subject,
@@ -255,6 +256,7 @@ class SignalingConnection(WebSocketConnection):
             may_claim=right.claim,
             may_send_data=right.data,
             is_known=self.user is not None,
+            seconds=None if ends is None else max(0, int(ends - time.time())),
         )
 
     def _take_grant(self, token: str | None) -> None:

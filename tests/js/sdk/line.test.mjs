@@ -266,6 +266,67 @@ for (const answer of ["token", new Error("no")]) {
   });
 }
 
+/** A line with a function for its tokens, which are t1, t2 and so on. */
+async function startWithTokens(t, fetch = async (number) => `t${number}`) {
+  let number = 0;
+  const all = await start(t, { token: () => fetch((number += 1)), joins: false });
+  await all.sockets[0].open();
+  await all.sockets[0].say(joined({ tokenTtl: 100 }));
+  return all;
+}
+
+test("before a token ends it comes back with a new one, and loses nothing", async (t) => {
+  const { line, owner, sockets, clock } = await startWithTokens(t);
+  line.send(data(1));
+  const ping = () => sockets[0].say({ type: "ping", t: 1 });
+  for (let i = 0; i < 3; i += 1) await clock.pass(20_000).then(ping);
+  await clock.pass(19_000);
+  assert.equal(sockets.length, 1);
+  await clock.pass(1_000);
+  assert.deepEqual([sockets.length, sockets[0].readyState], [2, WebSocket.CLOSING]);
+  line.send(data(2));
+  await sockets[1].open();
+  const [join] = sockets[1].of("join");
+  assert.deepEqual([join.token, join.resume], ["t2", { token: "r1", lastSeq: 0 }]);
+  await sockets[1].say(joined({ resumed: true, received: 1, tokenTtl: 1_000 }));
+  assert.deepEqual(seqs(sockets[1]), [2]);
+  assert.deepEqual([line.status, owner.forgot, owner.ends], ["joined", 0, []]);
+  await clock.pass(25_000);
+  assert.equal(sockets.length, 2);
+});
+
+test("a new token that cannot be had is asked for again, on the same line", async (t) => {
+  const { owner, sockets, clock } = await startWithTokens(t, async (number) => {
+    if (number === 2) throw new Error("not now");
+    return `t${number}`;
+  });
+  for (let i = 0; i < 4; i += 1) {
+    await clock.pass(20_000);
+    await sockets[0].say({ type: "ping", t: 1 });
+  }
+  assert.deepEqual([owner.errors.map(String), sockets.length], [["Error: not now"], 1]);
+  await clock.pass(5_000);
+  await sockets[1].open();
+  assert.equal(sockets[1].of("join")[0].token, "t3");
+});
+
+test("a token that has ended all the same makes it somebody new, with the next", async (t) => {
+  const { line, owner, sockets, clock } = await startWithTokens(t);
+  await sockets[0].end(4500);
+  assert.deepEqual([line.status, owner.ends], ["away", []]);
+  await clock.pass(500);
+  await sockets[1].open();
+  assert.equal(sockets[1].of("join")[0].token, "t2");
+});
+
+test("a token that is a text, or does not end, is not renewed", async (t) => {
+  const { sockets, clock } = await start(t, { joins: false });
+  await sockets[0].open();
+  await sockets[0].say(joined({ tokenTtl: 1 }));
+  await clock.pass(20_000);
+  assert.equal(sockets.length, 1);
+});
+
 test("when the network is back it does not wait", async (t) => {
   const { line, sockets, events } = await start(t);
   await sockets[0].end(1006);

@@ -188,7 +188,7 @@ export function candidate(number, name = "far", generation = 1) {
 }
 
 /** The server's `joined`. */
-export function joined({ peer = "me", peers = [], ttl = null, ...resume } = {}) {
+export function joined({ peer = "me", peers = [], ttl = null, tokenTtl = null, ...resume } = {}) {
   return {
     type: "joined",
     peer,
@@ -196,6 +196,7 @@ export function joined({ peer = "me", peers = [], ttl = null, ...resume } = {}) 
     peers,
     iceServers: [{ urls: "turn:127.0.0.1" }],
     iceServersTtl: ttl,
+    tokenTtl,
     heartbeat: { interval: 20, timeout: 10 },
     resume: { token: "r1", resumed: false, gap: false, seq: 0, received: 0, ...resume },
   };

@@ -12,6 +12,10 @@ const FIRST_DELAY = 500;
 const LONGEST_DELAY = 20_000;
 const HANDSHAKE_TIME = 15_000;
 const MOST_UNSENT = 1_000;
+const RENEW_AFTER = 0.8;
+const RENEW_AGAIN = 5_000;
+const LONGEST_TIMER = 2 ** 31 - 1;
+const TOKEN_ENDED = 4500;
 
 /** Whether a client that saw this close code must not come back. */
 export function isFinal(code) {
@@ -27,8 +31,8 @@ export function backoff(attempt, random = Math.random) {
 /**
  * Joins a room, and joins it again, until it is told not to. `options`:
  *
- * `url`; `token`, a text or a function that returns one or a promise of it; `introduction`, what
- * the `join` says besides.
+ * `url`; `token`, a text or a function that returns one or a promise of it, which is asked for a
+ * new one each time and before one ends; `introduction`, what the `join` says besides.
  *
  * The owner is told by its methods:
  *
@@ -50,6 +54,7 @@ export class Line {
     #attempt = 0;
     #retryTimer = null;
     #silenceTimer = null;
+    #renewTimer = null;
     #patience = HANDSHAKE_TIME;
     #token;
     #resumeToken = null;
@@ -98,16 +103,18 @@ export class Line {
 
     async #connect() {
         this.#setStatus("connecting");
-        let token;
+        let token = this.#options.token;
         try {
-            const {token: given} = this.#options;
-            token = typeof given === "function" ? await given() : given;
+            if (this.#canRenew) token = await token();
         } catch (error) {
             this.#owner.noteError(error);
             this.#retry();
             return;
         }
-        if (this.status === "closed") return;
+        if (this.status !== "closed") this.#open(token);
+    }
+
+    #open(token) {
         const socket = new WebSocket(this.#options.url, SUBPROTOCOL);
         this.#socket = socket;
         this.#token = token;
@@ -116,6 +123,32 @@ export class Line {
         socket.onclose = ({code, reason}) => this.#lose(code, reason);
         this.#patience = HANDSHAKE_TIME;
         this.#expectWord();
+    }
+
+    get #canRenew() {
+        return typeof this.#options.token === "function";
+    }
+
+    /** Come back with a new token before the old one ends: nobody else is told of it. */
+    async #renew() {
+        let token;
+        try {
+            token = await this.#options.token();
+        } catch (error) {
+            this.#owner.noteError(error);
+            this.#renewIn(RENEW_AGAIN);
+            return;
+        }
+        if (!this.#isJoined) return; // the line broke, and a new token has been asked for
+        this.#drop()?.close();
+        this.#setStatus("connecting");
+        this.#open(token);
+    }
+
+    #renewIn(milliseconds) {
+        clearTimeout(this.#renewTimer);
+        const delay = Math.max(FIRST_DELAY, Math.min(milliseconds, LONGEST_TIMER));
+        if (this.#isJoined) this.#renewTimer = setTimeout(() => this.#renew(), delay);
     }
 
     #join() {
@@ -132,12 +165,15 @@ export class Line {
 
     #lose(code, reason) {
         this.#drop();
-        if (isFinal(code)) this.#end(code, reason);
+        // After a sleep it may be too late for a renewal. We are somebody new then.
+        const mayReturn = code === TOKEN_ENDED && this.#canRenew;
+        if (isFinal(code) && !mayReturn) this.#end(code, reason);
         else this.#retry();
     }
 
     #drop() {
         clearTimeout(this.#silenceTimer);
+        clearTimeout(this.#renewTimer);
         this.#isJoined = false;
         const socket = this.#socket;
         this.#socket = null;
@@ -203,7 +239,7 @@ export class Line {
         }
     }
 
-    #enter({resume, heartbeat}) {
+    #enter({resume, heartbeat, tokenTtl = null}) {
         this.#attempt = 0;
         this.#patience = (heartbeat.interval + heartbeat.timeout) * 1000;
         this.#expectWord();
@@ -213,6 +249,7 @@ export class Line {
         this.#isJoined = true;
         for (const unsure of this.#unacknowledged) this.write(unsure);
         this.status = "joined";
+        if (tokenTtl !== null && this.#canRenew) this.#renewIn(tokenTtl * 1000 * RENEW_AFTER);
     }
 
     #acknowledge(received) {
