@@ -502,6 +502,28 @@ def test_a_token_that_ends_takes_its_peer_along(serve: Callable[..., Server]) ->
         assert bob.closed() == 4500
 
 
+def test_a_peer_comes_back_with_a_new_token(serve: Callable[..., Server]) -> None:
+    server = serve("--token-key", KEY)
+    rooms = {"rooms": ["a"]}
+    with Peer(server) as ann, Peer(server) as bob, Peer(server) as carl, Peer(server) as again:
+        ann.join("a", token=token("ann", **rooms))
+        joined = bob.join("a", token=token("bob", seconds=4, **rooms))
+        assert 2 <= joined["tokenTtl"] <= 4
+        resume = {"token": joined["resume"]["token"], "lastSeq": 0}
+        told = again.join("a", token=token("bob", seconds=600, **rooms), resume=resume)
+        assert told["resume"]["resumed"]
+        assert 500 < told["tokenTtl"] <= 600
+        assert bob.closed() == 4501
+        carl.join("a", token=token("carl", seconds=4, **rooms))
+        ann.expect("peer-joined")
+        ann.expect("peer-joined")
+        # When Carl's token ends, Bob's first would have ended, too. Nothing else is told.
+        assert ann.expect("peer-left")["peer"] == carl.id
+        again.send(type="leave")
+        left = ann.expect("peer-left")
+        assert (left["peer"], left["reason"]) == (again.id, "left")
+
+
 def test_turn_credentials_are_of_this_peer(serve: Callable[..., Server]) -> None:
     server = serve(
         "--stun-servers", "stun:127.0.0.1:3478",

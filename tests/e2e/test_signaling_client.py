@@ -205,6 +205,46 @@ async def test_after_a_restart_of_the_server_it_joins_anew(
     nursery.cancel_scope.cancel()
 
 
+async def test_tokens_are_renewed(serve: Callable[..., Server]) -> None:
+    server = serve("--token-key", KEY)
+    made = []
+
+    async def next_token() -> str:
+        made.append(token("ann", seconds=3, rooms=["a"]))
+        return made[-1]
+
+    async with (
+        joined(server.port, token=token("bob", rooms=["a"])) as bob,
+        joined(server.port, token=next_token) as ann,
+    ):
+        await until(bob, "peer-joined")
+        before = ann.peer
+        for _ in range(2):
+            again = await until(ann, "joined")
+            assert (again["resume"]["resumed"], ann.peer) == (True, before)
+        assert len(made) == 3
+        await ann.send_webrtc_signal("offer", bob.peer or "", SDP)
+        with trio.fail_after(PATIENCE):
+            assert (await anext(bob))["type"] == "offer"  # and nothing before it
+
+
+async def test_a_token_that_ended_is_replaced(serve: Callable[..., Server]) -> None:
+    """Too late for a renewal, as after a machine has slept."""
+    server = serve("--token-key", KEY)
+    lifetimes = iter((2, 600))
+
+    async def next_token() -> str:
+        return token("ann", seconds=next(lifetimes), rooms=["a"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("triocast.client.signaling.RENEW_AFTER", 1_000)
+        async with joined(server.port, token=next_token) as ann:
+            before = ann.peer
+            again = await until(ann, "joined")
+            assert not again["resume"]["resumed"]
+            assert ann.peer != before
+
+
 async def why_it_ended(port: int, then: Callable[[SignalingClient], Any], **options: Any) -> int:
     """Join, do something with the client, and return the code with which the server ends it."""
     try:

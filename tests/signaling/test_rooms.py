@@ -22,6 +22,7 @@ def test_the_first_peer_is_told_everything_but_peers():
         "peers": [],
         "iceServers": [{"urls": ["stun:a"]}],
         "iceServersTtl": 60,
+        "tokenTtl": None,
         "heartbeat": {"interval": 10.0, "timeout": 20.0},
         "limits": {"maxMessageBytes": 2_000, "rate": 50},
         "resume": {

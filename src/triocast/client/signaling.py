@@ -15,9 +15,10 @@ Protocol: ``docs/reference/signaling.md``.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -48,7 +49,13 @@ ICE_RETRY_SECONDS: Final = 10.0
 ICE_REFRESH_AFTER: Final = 0.8
 """Of the time for which the credentials of ICE servers hold."""
 
+RENEW_AFTER: Final = 0.8
+"""The part of a token's time after which it is renewed."""
+
 Message = dict[str, Any]
+
+Token = str | Callable[[], Awaitable[str]] | None
+"""A token, or what gets one: it is asked for a new one for each connection, and before one ends."""
 
 
 class SignalingClosed(Exception):
@@ -87,7 +94,7 @@ class SignalingClient:
         url: str,
         room: str,
         *,
-        token: str | None = None,
+        token: Token = None,
         peer: str | None = None,
         metadata: Any = None,
         capabilities: Sequence[str] = ("trickle",),
@@ -108,9 +115,9 @@ class SignalingClient:
         self._authority = parts.netloc.rpartition("@")[2]
         self._resource = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
         self._join: Message = {"type": "join", "room": room, "capabilities": list(capabilities)}
-        self._join |= {} if token is None else {"token": token}
         self._join |= {} if peer is None else {"peer": peer}
         self._join |= {} if metadata is None else {"metadata": metadata}
+        self._token = token
         self._headers = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
         self._socket: WebSocketConnection | None = None
         self._resume_token: str | None = None
@@ -201,7 +208,8 @@ class SignalingClient:
                     code, reason = closed
                     if code == CloseCode.NORMAL:
                         return
-                    if not should_reconnect(code):
+                    has_another = code == CloseCode.UNAUTHORIZED and callable(self._token)
+                    if not has_another and not should_reconnect(code):
                         raise SignalingClosed(code, reason)
                 most = min(LONGEST_WAIT_SECONDS, SHORTEST_WAIT_SECONDS * 2**self._attempts)
                 self._attempts = min(self._attempts + 1, 10)
@@ -248,13 +256,17 @@ class SignalingClient:
             return await trio.open_tcp_stream(self._host, self._port)
 
     async def _talk(self, socket: WebSocketConnection, nursery: trio.Nursery) -> None:
-        await socket.send_message(json.dumps(self._join | self._resume_part()))
-        patience = CONNECT_SECONDS
+        join = await self._introduction()
+        await socket.send_message(json.dumps(join | self._resume_part()))
+        patience, renew_at = CONNECT_SECONDS, math.inf
         while True:
-            with _patience(patience):  # The server pings, so a line that is silent is dead.
+            # The server pings, so a line that is silent is dead.
+            with trio.move_on_at(renew_at) as renewal, _patience(patience):
                 message = json.loads(await socket.get_message())
-            if "seq" in message:
-                self._last_seq = message["seq"]
+            if renewal.cancelled_caught:  # The next line has the next token.
+                nursery.cancel_scope.cancel()
+                return
+            self._last_seq = message.get("seq", self._last_seq)
             match message["type"]:
                 case "ping":
                     self._forget_received(message.get("received", 0))
@@ -266,8 +278,11 @@ class SignalingClient:
                     await self._joined(socket, message)
                 case "error" if message["code"] == "resume-failed":
                     self._resume_token = None
-                    await socket.send_message(json.dumps(self._join))
+                    await socket.send_message(json.dumps(join))
                     continue
+            if message.get("tokenTtl") is not None and callable(self._token):
+                wait = max(SHORTEST_WAIT_SECONDS, message["tokenTtl"] * RENEW_AFTER)
+                renew_at = trio.current_time() + wait
             if message.get("iceServersTtl") is not None:
                 wait = message["iceServersTtl"] * ICE_REFRESH_AFTER
                 nursery.start_soon(self._refresh_ice_servers, socket, wait)
@@ -283,6 +298,10 @@ class SignalingClient:
     async def _refresh_ice_servers(self, socket: WebSocketConnection, wait: float) -> None:
         await trio.sleep(wait)
         await socket.send_message(json.dumps({"type": "get-ice-servers"}))
+
+    async def _introduction(self) -> Message:
+        token = await self._token() if callable(self._token) else self._token
+        return self._join if token is None else self._join | {"token": token}
 
     def _resume_part(self) -> Message:
         if self._resume_token is None:

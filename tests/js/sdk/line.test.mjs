@@ -310,6 +310,17 @@ test("a new token that cannot be had is asked for again, on the same line", asyn
   assert.equal(sockets[1].of("join")[0].token, "t3");
 });
 
+test("without a new token the line stays until the old one ends", async (t) => {
+  const { line, sockets, clock } = await startWithTokens(t, async (number) => {
+    return number === 1 ? "t1" : undefined;
+  });
+  for (let i = 0; i < 6; i += 1) {
+    await clock.pass(20_000);
+    await sockets[0].say({ type: "ping", t: 1 });
+  }
+  assert.deepEqual([line.status, sockets.length], ["joined", 1]);
+});
+
 test("a token that has ended all the same makes it somebody new, with the next", async (t) => {
   const { line, owner, sockets, clock } = await startWithTokens(t);
   await sockets[0].end(4500);

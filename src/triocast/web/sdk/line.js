@@ -139,7 +139,8 @@ export class Line {
             this.#renewIn(RENEW_AGAIN);
             return;
         }
-        if (!this.#isJoined) return; // the line broke, and a new token has been asked for
+        // The line may have broken, and a new token been asked for.
+        if (!this.#isJoined || !token) return;
         this.#drop()?.close();
         this.#setStatus("connecting");
         this.#open(token);
