@@ -158,9 +158,9 @@ def _open(options: argparse.Namespace, contestants: list[Contestant], found: _Fo
         "p50 ÷ npm", "p99 ÷ npm",
     ]  # fmt: skip
     about = (
-        f"{options.opened} pairs of each kind and run, one after the other, servers in turn, in one"
-        " tab of Chromium. One peer is there; the clock runs from the call with which the other"
-        " begins to come in until its data channel is open."
+        f"{options.opened} pairs of each kind and run, one after the other, servers in turn, in"
+        " Chromium. One peer is there; the clock runs from the call with which the other begins to"
+        " come in until its data channel is open."
     )
     found.tables.append(Table("Until the data channel is open", columns, rows, about))
     _chart(found, "signaling-open", "Until the data channel is open", "ms", runs, ("p50", "p99"))

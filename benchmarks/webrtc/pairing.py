@@ -37,7 +37,7 @@ _ARGUMENTS = (
     "--use-fake-ui-for-media-stream",
 )
 _FRESH = 60
-"""Pairs after which the page is loaded anew: of 500 connections, closed ones among them, Chromium
+"""Pairs after which there is another tab: of 500 connections, closed ones among them, Chromium
 refuses the next."""
 
 _WARM = 3
@@ -111,12 +111,16 @@ def browser(origin: str) -> Iterator[Pair]:
         path = shutil.which("chromium")
         chromium = play.chromium.launch(executable_path=path, args=_ARGUMENTS)
         try:
-            tab = chromium.new_page()
-            tab.context.grant_permissions(["microphone"], origin=origin)
+            tab = None
 
             def pair(way: Way) -> list[float]:
+                nonlocal tab
                 number = next(names)
                 if number % _FRESH == 0:
+                    if tab is not None:
+                        tab.close()  # and with its process all that it had
+                    tab = chromium.new_page()
+                    tab.context.grant_permissions(["microphone"], origin=origin)
                     tab.goto(origin)
                 what = f"{way.function}({way.server.port}, 'pair{number}')"
                 try:
