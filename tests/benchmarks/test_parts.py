@@ -171,6 +171,7 @@ def test_bystanders_see_every_event() -> None:
 def test_bystanders_who_lose_their_streams_say_so() -> None:
     with serve_triocast(50) as server, bystanders.bystanders(server.port, 3, 50) as others:
         os.kill(server.pid, signal.SIGKILL)
+        others.process.wait(30)  # told to end before it has noticed, it would have lost nothing
         with pytest.raises(ServerFailed):
             others.end()
 
