@@ -198,6 +198,7 @@ class SignalingConnection(WebSocketConnection):
         try:
             self._take(message)
         except Exception:
+            # Ours, or it would have been told: the client hears of it before it is sent away.
             log.exception("connection %s: a message could not be handled", self.id)
             failed = error_message(SignalingError("the server made a mistake"))
             failed.fatal = True
