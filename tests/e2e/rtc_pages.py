@@ -56,6 +56,18 @@ function open(client, count) {
 function shout(text) {
     for (const peer of client.peers) peer.channels.get("data").send(text);
 }
+// Break the line, and claim on the next to have what was never said: that is a gap.
+function miss() {
+    const send = WebSocket.prototype.send;
+    WebSocket.prototype.send = function (text) {
+        if (!text.includes('"resume"')) return this.close(4002);
+        WebSocket.prototype.send = send;
+        const join = JSON.parse(text);
+        join.resume.lastSeq = 10000;
+        this.send(JSON.stringify(join));
+    };
+    client.relay('lost with the line');
+}
 async function capture(wanted) {
     window.stream = await navigator.mediaDevices.getUserMedia(wanted);
 }

@@ -82,20 +82,7 @@ def test_the_page_has_a_gap(pair: tuple[Page, AiortcPeer], request: pytest.Fixtu
     """The page claims to have what was never said. A program that is asked for an offer begins
     again; a page that makes one knows that the connection is up, and keeps it."""
     page, program = pair
-    page.evaluate(
-        f"window.before = {CHANNEL};"
-        """{
-            const send = WebSocket.prototype.send;
-            WebSocket.prototype.send = function (text) {
-                if (!text.includes('"resume"')) return this.close(4002);
-                WebSocket.prototype.send = send;
-                const join = JSON.parse(text);
-                join.resume.lastSeq = 10000;
-                this.send(JSON.stringify(join));
-            };
-            client.relay('lost with the line');
-        } null"""
-    )
+    page.evaluate(f"window.before = {CHANNEL}; miss()")
     page.wait_for_function("client.seen.joined === 2")
     if request.node.callspec.params["pair"] == "page":
         page.wait_for_function(f"before.readyState === 'closed' && {CHANNEL}")
