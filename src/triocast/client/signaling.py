@@ -219,6 +219,8 @@ class SignalingClient:
         """Have a connection until it ends; return its close code, if there was one."""
         closed: tuple[int, str] | None = None
         try:
+            # Before there is a line: whoever does not join soon is sent away.
+            join = await self._introduction()
             # The stream is ours, and closed however the conversation on it ends.
             async with await self._open_stream() as stream, trio.open_nursery() as nursery:
                 with _patience(CONNECT_SECONDS):
@@ -230,7 +232,7 @@ class SignalingClient:
                         subprotocols=[SUBPROTOCOL],
                         extra_headers=self._headers,
                     )
-                await self._talk(socket, nursery)
+                await self._talk(socket, nursery, join)
         except* SignalingClosed as group:
             closed = (_first(group).code, _first(group).reason)
         except* ConnectionRejected as group:
@@ -255,8 +257,9 @@ class SignalingClient:
                 )
             return await trio.open_tcp_stream(self._host, self._port)
 
-    async def _talk(self, socket: WebSocketConnection, nursery: trio.Nursery) -> None:
-        join = await self._introduction()
+    async def _talk(
+        self, socket: WebSocketConnection, nursery: trio.Nursery, join: Message
+    ) -> None:
         await socket.send_message(json.dumps(join | self._resume_part()))
         patience, renew_at = CONNECT_SECONDS, math.inf
         while True:
