@@ -92,6 +92,7 @@ def _run(options: argparse.Namespace, load: Load) -> tuple[Figures, list[str]]:
     windows = {REST: (began, over), **windows_of(measured, client.spans)}
     figures: Figures = {}
     for when, (start, end) in windows.items():
+        figures[f"{when}, seconds"] = end - start
         for kind in (REQUEST, FRAME):
             figures |= quantiles(f"{when}, {kind}", client.latencies_ms(kind, start, end))
     for phase in report["phases"]:

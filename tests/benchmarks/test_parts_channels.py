@@ -114,8 +114,10 @@ def test_fairness_asks_meanwhile() -> None:
     assert result.problems == []
     (run,) = result.raw[0]["runs"]
     for when in (fairness.REST, "open", "burst"):
+        assert run[f"{when}, seconds"] > 0.2
         for kind in (REQUEST, FRAME):
-            assert 20 <= run[f"{when}, {kind}, answers"] <= 60
+            asked = run[f"{when}, seconds"] / 0.01
+            assert run[f"{when}, {kind}, answers"] == pytest.approx(asked, abs=1)
             assert 0 < run[f"{when}, {kind}, p50"] <= run[f"{when}, {kind}, most"]
     # By the clock it is 20 events/s for 20 clients; a burst is as much as there can be.
     assert run["open, deliveries/s"] < 1000 < run["burst, deliveries/s"]
@@ -139,21 +141,23 @@ def test_fairness_without_an_answer_is_no_measurement() -> None:
 def test_a_halt_shows_in_all_answers_that_were_due(who: str) -> None:
     with serve_triocast(50) as server, pinging(server.port, 10, "crowd") as client:
         pid = server.pid if who == "server" else client.process.pid
-        halted = time.monotonic()
         os.kill(pid, signal.SIGSTOP)
+        halted = time.monotonic()
         while time.monotonic() < halted + 0.3:  # that it takes time is what is measured
             pass
-        os.kill(pid, signal.SIGCONT)
         over = time.monotonic()
+        os.kill(pid, signal.SIGCONT)
         client.end()
     assert client.unanswered == 0
     assert client.spans == []
     for kind in (REQUEST, FRAME):
+        pings = [(due, came) for due, came in client.answers[kind] if halted <= due <= over]
+        assert len(pings) == pytest.approx((over - halted) / 0.01, abs=1)
+        assert min(came for _, came in pings) >= over
         latencies = client.latencies_ms(kind, halted, over)
-        assert len(latencies) == pytest.approx(30, abs=3)
-        assert latencies[-1] == pytest.approx(300, abs=100)
+        assert latencies == sorted((came - due) * 1e3 for due, came in pings)
         # The later one was due, the shorter it waited: no question waits for another's answer.
-        assert latencies[len(latencies) // 2] == pytest.approx(150, abs=80)
+        assert latencies[-1] - latencies[0] > 200
 
 
 def test_a_client_that_pings_and_loses_its_server_says_so() -> None:

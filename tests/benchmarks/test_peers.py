@@ -133,7 +133,7 @@ LOAD = Load(
     phases=["single"],
     events=10,
     publishers=1,
-    stall_ms=300,
+    stall_ms=2000,
     settle_ms=10,
 )
 

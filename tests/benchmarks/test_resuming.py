@@ -32,7 +32,7 @@ def test_resumes_out_of_few_and_many_stand_next_to_each_other() -> None:
         assert all(number > 0 for number in column(result, title))
     ratios = column(result, "÷ 50 stored")
     assert ratios[0] == ratios[2] == 1
-    assert all(0.1 < ratio < 10 for ratio in ratios)
+    assert all(ratio > 0 for ratio in ratios)
 
 
 @pytest.mark.parametrize("by", [-1, 1], ids=["lost", "repeated"])

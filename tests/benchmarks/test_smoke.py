@@ -13,6 +13,10 @@ from benchmarks.servers import Paths, Running
 from .faulty_server import faulty_server
 
 
+_LOSING = ("drop", "swap", "close", "refuse")
+"""Behind these something is waited for that never comes."""
+
+
 def _measure(program: Path | None, fault: str, phase: str) -> dict:
     load = Load(
         program,
@@ -21,7 +25,7 @@ def _measure(program: Path | None, fault: str, phase: str) -> dict:
         phases=[phase],
         events=20,
         publishers=1,
-        stall_ms=300,
+        stall_ms=300 if fault in _LOSING else 10_000,
         settle_ms=10,
         open_rate=100,
     )
