@@ -12,7 +12,6 @@ from benchmarks.servers import Paths, Running
 
 from .faulty_server import faulty_server
 
-
 _LOSING = ("drop", "swap", "close", "refuse")
 """Behind these something is waited for that never comes."""
 
