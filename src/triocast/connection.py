@@ -313,8 +313,12 @@ class Connection(Subscriber):
                 self._connections.overflow.acts["disconnected"] += 1
                 self.end(EndReason.SLOW_CONSUMER)
 
+    def _outbox_bytes(self) -> int:
+        """Return how much may wait for the client."""
+        return self._connections.outbox_bytes
+
     def _new_outbox(self) -> Outbox:
-        return Outbox(self._connections.overflow, self._connections.outbox_bytes)
+        return Outbox(self._connections.overflow, self._outbox_bytes())
 
     async def _send(self, outbox: Outbox) -> None:
         """Empty the outbox into the link, up to `JOIN_BYTES` at a time.
@@ -392,7 +396,7 @@ class Connection(Subscriber):
     async def _give_in_order(self, entries: Iterable[Entry | Loss], *, all_is_read: bool) -> None:
         # What is both held and read comes once; of the outbox a part is left free for what is live.
         unique = {(entry.seq, isinstance(entry, Entry)): entry for entry in entries}
-        most = min(JOIN_BYTES, self._connections.outbox_bytes // 2)
+        most = min(JOIN_BYTES, self._outbox_bytes() // 2)
         for _, entry in sorted(unique.items()):
             if isinstance(entry, Entry):
                 frame, publication, seq = entry.frame, entry.publication, entry.seq

@@ -1,5 +1,7 @@
 """Coming, going, coming back, and being made to go."""
 
+import json
+
 import pytest
 
 from triocast.signaling.errors import PeerNotFound, RoomNotFound, TurnUnavailable
@@ -7,7 +9,7 @@ from triocast.signaling.ice import IceServer, IceServers
 from triocast.signaling.limits import Admission, Limits
 from triocast.signaling.messages import Sizes
 
-from .table import Table
+from .table import ALL, Table
 
 
 def test_the_first_peer_is_told_everything_but_peers():
@@ -73,6 +75,27 @@ def test_peers_are_listed_in_the_order_of_their_joins():
     for name in ("c", "a", "b"):
         table.join(name)
     assert [peer["peer"] for peer in table.join("d")["peers"]] == ["c", "a", "b"]
+
+
+def test_a_welcome_is_bounded():
+    table = Table(peers_per_room=30)
+    most = "x" * (table.rooms.limits.sizes.metadata_bytes - 2)
+    for number in range(30):
+        admission = Admission(role="\x01" * 64, may_claim=True, may_create=True)
+        name = f"{number:x<64}"
+        answer = table.say(
+            name,
+            admission,
+            type="join",
+            room="r" * 128,
+            peer=name,
+            metadata=most,
+            capabilities=ALL,
+        )[0]
+    assert len(answer["peers"]) == 29
+    size = len(json.dumps(answer, separators=(",", ":")))
+    assert size + 30 * len(most) > 30_000  # as large as they get
+    assert size < table.rooms.limits.welcome_bytes - table.rooms.limits.queue_bytes
 
 
 def test_rooms_are_apart_and_vanish_when_they_are_empty():

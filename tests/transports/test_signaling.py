@@ -64,7 +64,7 @@ class Peer(WebSocketClient):
 def open_peer(parts, nursery, signaling):
     names = iter(range(1_000))
 
-    async def open_peer(room=None, *, grant=ALLOWED):
+    async def open_peer(room=None, *, grant=ALLOWED, metadata=None):
         connection = SignalingConnection(
             parts.connections,
             signaling,
@@ -81,6 +81,7 @@ def open_peer(parts, nursery, signaling):
         await wait_all_tasks_blocked()
         if room is not None:
             join = {"type": "join", "room": room, "capabilities": ["data-relay"]}
+            join["metadata"] = metadata
             client.joined = (await client.ask(join))[0]
             assert client.joined["type"] == "joined"
         return client
@@ -152,6 +153,17 @@ async def test_what_waits_for_a_suspended_peer_costs_too(autojump_clock, open_pe
     assert count(peer) == 0
     await trio.sleep(3)
     assert count(peer) == 1
+
+
+async def test_a_large_room_lets_clients_in_whatever_is_bound_for_events(
+    autojump_clock, parts, open_peer
+):
+    parts.connections.outbox_bytes = 10_000
+    for _ in range(5):
+        peer = await open_peer("r", metadata="x" * 4_000)
+        await trio.sleep(10)
+    assert sum(len(info["metadata"]) for info in peer.joined["peers"]) == 16_000
+    assert peer.connection.reason is None
 
 
 async def test_wrong_tokens_are_tried_slowly(autojump_clock, open_peer):

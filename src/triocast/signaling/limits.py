@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import attrs
 
 from triocast.signaling.messages import Sizes
+
+INFO_BYTES: Final = 1_024
+"""What a peer is told of each other one, besides its metadata, has fewer bytes."""
 
 
 @attrs.frozen
@@ -48,6 +53,14 @@ class Limits:
             raise ValueError("kept_bytes is at least twice queue_bytes: it is for all peers")
         if not 0 <= self.blip_seconds <= self.grace_seconds:
             raise ValueError("blip_seconds is not longer than grace_seconds")
+
+    @property
+    def welcome_bytes(self) -> int:
+        """What a join may be answered with: everybody who is there, the ICE servers (in the place
+        of the client itself), and what was kept for its return.
+        """
+        each = self.sizes.metadata_bytes + INFO_BYTES
+        return self.peers_per_room * each + self.queue_bytes
 
 
 @attrs.frozen

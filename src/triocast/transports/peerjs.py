@@ -88,6 +88,10 @@ class PeerJSConnection(WebSocketConnection):
     def _listen(self) -> None:
         """Events are not for peers."""
 
+    def _outbox_bytes(self) -> int:
+        # The setting is about events; what has waited for a client comes in one go.
+        return max(super()._outbox_bytes(), self._peerjs.peers.limits.receiver_bytes)
+
     def _opened(self) -> None:
         if self._owner is None:
             self._refuse(self._refusal)

@@ -148,6 +148,10 @@ class SignalingConnection(WebSocketConnection):
     def _listen(self) -> None:
         """Events are not for peers."""
 
+    def _outbox_bytes(self) -> int:
+        # The setting is about events: a bound that a large room's list exceeds lets nobody in.
+        return max(super()._outbox_bytes(), self._signaling.rooms.limits.welcome_bytes)
+
     def _opened(self) -> None:
         self._signaling.enter(self, is_stranger=self._first_grant is None)
         if self.preface:
