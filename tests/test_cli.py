@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import triocast.server
-from triocast.auth import Authenticator
+from triocast.auth import Authenticator, RoomRight
 from triocast.cli import main
 from triocast.engines.sqlite.file import open_file
 from triocast.settings import SETTINGS, Problem, Settings, SettingsError
@@ -187,6 +187,51 @@ def test_a_token_allows_nothing_by_default_for_an_hour(run, tmp_path):
     assert claims.keys() == {"sub", "iat", "exp", "triocast"}
     assert claims["exp"] - claims["iat"] == 3600
     assert claims["triocast"] == {"subscribe": [], "publish": []}
+
+
+def test_a_token_for_rooms(run):
+    def rights(*options):
+        done = run("token", "--sub", "ann", *options, TRIOCAST_TOKEN_KEY=KEY)
+        assert done.exit_code == 0, done.stderr
+        fields = {"Authorization": f"Bearer {done.output.strip()}"}
+        return (
+            Authenticator(
+                token_key=KEY, token_audience=None, token_in_query=False, insecure_anonymous=False
+            )
+            .grant(fields, {}, None)
+            .rooms
+        )
+
+    assert rights("--room", "team-*", "--room", "hall") == (RoomRight("team-*"), RoomRight("hall"))
+    assert rights("--room", "r", "--claim", "--role", "host") == (
+        RoomRight("r", role="host", claim=True),
+    )
+    assert rights("--room", "r*", "--data", "--no-create") == (
+        RoomRight("r*", data=True, create=False),
+    )
+
+
+@pytest.mark.parametrize("option", [["--role", "host"], ["--claim"], ["--data"], ["--no-create"]])
+def test_rights_in_rooms_need_a_room(run, option):
+    done = run("token", "--sub", "ann", *option, TRIOCAST_TOKEN_KEY=KEY)
+    assert done.exit_code == 2
+    assert "are about a --room" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        (["--room", "a*b"], "--room"),
+        (["--room", "**"], "--room"),
+        (["--room", "a", "--role", ""], "--role"),
+        (["--room", "a*", "--role", "x" * 65], "--role"),
+    ],
+)
+def test_rights_in_rooms_that_no_server_would_take_are_not_given(run, options, wrong):
+    done = run("token", "--sub", "ann", *options, TRIOCAST_TOKEN_KEY=KEY)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert f"Invalid value for {wrong}" in done.stderr
 
 
 def test_a_token_needs_a_key(run):

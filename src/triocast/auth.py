@@ -263,7 +263,7 @@ def _grant_of(claims: dict[str, Any]) -> Grant:
         publish=tuple(check_publish_pattern(name) for name in _names(allowed, "publish")),
         admin=admin,
         expires_at=float(expires_at),
-        rooms=tuple(_room_right(entry) for entry in _entries(allowed, "rooms")),
+        rooms=tuple(parse_room_right(entry) for entry in _entries(allowed, "rooms")),
     )
 
 
@@ -274,7 +274,8 @@ def _entries(allowed: dict[str, Any], part: str) -> list[Any]:
     return entries
 
 
-def _room_right(entry: object) -> RoomRight:
+def parse_room_right(entry: object) -> RoomRight:
+    """Return what an entry of ``rooms`` allows. Raises TypeError or ValueError."""
     fields = {"room": entry} if isinstance(entry, str) else entry
     if not isinstance(fields, dict) or not isinstance(fields.get("room"), str):
         raise TypeError("an entry of 'rooms' is a pattern, or an object with 'room'")

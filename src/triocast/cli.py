@@ -16,7 +16,7 @@ import attrs
 import click
 import jwt
 
-from triocast.auth import ALGORITHM, CLAIM, check_publish_pattern
+from triocast.auth import ALGORITHM, CLAIM, check_publish_pattern, parse_room_right
 from triocast.errors import InvalidChannel
 from triocast.events import parse_pattern, user_channel
 from triocast.settings import (
@@ -229,6 +229,14 @@ def restore(source: Path, config_file: Path | None, engine: str | None, force: b
     metavar="PATTERN",
     help="A room of WebRTC signaling that may be joined, or a pattern. May be repeated.",
 )
+@click.option(
+    "--role",
+    metavar="NAME",
+    help="What others in the rooms are told that the user is.  [peer]",
+)
+@click.option("--claim", is_flag=True, help="Let it choose its peer id in the rooms.")
+@click.option("--data", is_flag=True, help="Let it send data through the server in the rooms.")
+@click.option("--no-create", is_flag=True, help="Let it into rooms only where somebody is.")
 @click.option("--admin", is_flag=True, help="Allow what administrators may do.")
 @click.option("--ttl", default="1h", metavar="DURATION", help="How long the token is good.  [1h]")
 @click.option(
@@ -243,6 +251,10 @@ def token(
     subscribe: tuple[str, ...],
     publish: tuple[str, ...],
     room: tuple[str, ...],
+    role: str | None,
+    claim: bool,
+    data: bool,
+    no_create: bool,
     admin: bool,
     ttl: str,
     config_file: Path | None,
@@ -257,8 +269,17 @@ def token(
         "subscribe": [_pattern(parse_pattern, name, "--subscribe") for name in subscribe],
         "publish": [_pattern(check_publish_pattern, name, "--publish") for name in publish],
     }
+    rights: dict[str, Any] = {} if role is None else {"role": role}
+    if claim:
+        rights["claim"] = True
+    if data:
+        rights["data"] = True
+    if no_create:
+        rights["create"] = False
+    if rights and not room:
+        raise click.UsageError("--role, --claim, --data and --no-create are about a --room")
     if room:
-        grant["rooms"] = list(room)
+        grant["rooms"] = [_room(pattern, rights) for pattern in room]
     if admin:
         grant["admin"] = True
     settings = _load(config_file, {}).settings
@@ -293,6 +314,16 @@ def _pattern(parse: Callable[[str], str], name: str, option: str) -> str:
         return parse(name)
     except InvalidChannel as error:
         raise click.BadParameter(f"{name!r}: {error.message}", param_hint=option) from None
+
+
+def _room(pattern: str, rights: dict[str, Any]) -> str | dict[str, Any]:
+    entry = {"room": pattern, **rights}
+    for option, checked in (("--room", pattern), ("--role", entry)):
+        try:
+            parse_room_right(checked)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint=option) from None
+    return entry if rights else pattern
 
 
 def configure_logging(level: str, format: str) -> None:
