@@ -182,6 +182,25 @@ def test_one_sender_leaves_room_for_others() -> None:
     assert [note for _, _, note in told(peers.claim("3", EVE, 0))] == [None, 0, 1, 9]
 
 
+def test_who_has_most_waiting_gives_way_to_others() -> None:
+    peers = Peers(PeerLimits(total_bytes=20 * SIZE))
+    greedy = [Owner(f"gr{n}", "g", user="greedy") for n in range(10)]
+    for number, owner in enumerate(greedy):  # One user with many ids, and little for each
+        peers.claim(f"g{number}", owner, 0)
+        for n in range(2):
+            assert peers.handle(f"g{number}", offer("eve", n), 0) == []
+    peers.claim("1", ANN, 0)
+    assert told(peers.handle("1", offer("bob", 7), 0)) == [("g0", "EXPIRE", "eve")]
+    assert peers.handle("1", offer("bob", 8), 0) == []
+    assert told(peers.handle("1", offer("bob", 9), 0)) == [("g1", "EXPIRE", "eve")]
+    assert peers.handle("g5", offer("zoe", 3), 0) == []
+    assert (peers.waiting_bytes, peers.stats.expired) == (20 * SIZE, 4)
+    assert told(peers.handle("g6", offer("zoe", 3), 0)) == [("g6", "EXPIRE", "zoe")]
+    assert [note for _, _, note in told(peers.claim("2", BOB, 0))] == [None, 7, 8, 9]
+    peers.due(10)
+    assert (peers.waiting_messages, peers.waiting_bytes) == (0, 0)
+
+
 @pytest.mark.parametrize("id", ["a", "A-b_c d", "x" * 128, "550e8400-e29b-41d4-a716-446655440000"])
 def test_ids(id: str) -> None:
     assert is_id(id)
@@ -237,6 +256,7 @@ def test_messages_are_written_anew() -> None:
 # Scripts of anything: three ids, each with two secrets.
 
 NAMES = ("ann", "bob", "eve")
+USERS = {"ann": "u", "bob": "u", "eve": None}
 STEPS = st.one_of(
     st.tuples(st.just("claim"), st.sampled_from(NAMES), st.sampled_from("xy")),
     st.tuples(st.just("lose"), st.integers(0, 5), st.none()),
@@ -285,7 +305,7 @@ def test_what_is_sent_comes_once_and_in_order_or_expires(steps: list[tuple[str, 
 
     for count, (step, first, second) in enumerate(steps):
         if step == "claim":
-            connection, owner = f"c{count}", Owner(first, second)
+            connection, owner = f"c{count}", Owner(first, second, USERS[first])
             holder = next((held for held in live.values() if held.id == first), None)
             live[connection] = owner
             carry_out(peers.claim(connection, owner, now))

@@ -38,7 +38,7 @@ Effect = Deliver | Close
 class Delivery:
     """Collects the effects of one operation at the time ``now``, within the budget."""
 
-    def __init__(self, now: float, budget: Budget) -> None:
+    def __init__(self, now: float, budget: Budget[Mailbox]) -> None:
         self.now = now
         self._budget = budget
         self.effects: list[Effect] = []

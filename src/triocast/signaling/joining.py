@@ -48,7 +48,7 @@ class Door:
         limits: Limits,
         registry: Registry,
         bans: Bans,
-        budget: Budget,
+        budget: Budget[Mailbox],
         ice_servers: IceServersOf,
     ) -> None:
         self._limits = limits

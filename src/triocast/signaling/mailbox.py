@@ -55,7 +55,9 @@ class Mailbox:
         "size",
     )
 
-    def __init__(self, budget: Budget, *, most: int, most_bytes: int, seconds: float) -> None:
+    def __init__(
+        self, budget: Budget[Mailbox], *, most: int, most_bytes: int, seconds: float
+    ) -> None:
         # A connection has carried those that were sent. They are older than those that wait: the
         # first of these comes when there is no connection, and a return sends all there are.
         # Lists: both are empty for most of the time, and an empty deque has more than 700 bytes.

@@ -3,7 +3,8 @@
 All peers share one space of ids. What one sends to another goes straight on; for somebody who is
 not there it waits a moment, because both of a pair may be about to come, and then its sender is
 told ``EXPIRE``. What waits is bounded for each receiver, each sender, and in all; what finds no
-room counts as expired at once. `peerjs_messages` has the messages.
+room counts as expired at once. At the bound for all, whoever has most waiting gives way (see
+`budget`). `peerjs_messages` has the messages.
 
 As in `rooms`, methods return effects to be carried out in order, and times are in seconds of any
 clock that only grows.
@@ -21,6 +22,7 @@ from typing import Final
 import attrs
 
 from triocast.errors import CloseCode
+from triocast.signaling.budget import Budget
 from triocast.signaling.delivery import Close, Deliver, Effect
 from triocast.signaling.peerjs_messages import (
     ID_TAKEN,
@@ -83,6 +85,14 @@ class _Pair:
     bytes: int = 0
 
 
+@attrs.define(eq=False)
+class _Account:
+    """What waits from one user, or one sender where nobody is known, the oldest first."""
+
+    weight: int = 0
+    pairs: dict[tuple[str, Owner], _Pair] = attrs.field(factory=dict)
+
+
 @attrs.define
 class PeerStats:
     """Counts since the start."""
@@ -104,8 +114,9 @@ class Peers:
         self._pairs: dict[tuple[str, Owner], _Pair] = {}
         self._by_receiver: dict[str, dict[Owner, _Pair]] = {}
         self._bytes_of: Counter[Owner] = Counter()
+        self._accounts: dict[Owner | str, _Account] = {}
+        self._budget: Budget[_Account] = Budget(limits.total_bytes)
         self._numbers = itertools.count()
-        self.waiting_bytes = 0
 
     @property
     def ids(self) -> list[str]:
@@ -115,6 +126,10 @@ class Peers:
     @property
     def peer_count(self) -> int:
         return len(self._by_id)
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._budget.used
 
     @property
     def waiting_messages(self) -> int:
@@ -206,22 +221,23 @@ class Peers:
             # The rest of a negotiation is of no use without this, so all of it is given up.
             self.stats.expired += 1
             if pair is not None:
-                self._give_up(pair)
+                return self._give_up(pair)
             return self._tell_expired(sender, message.dst)
         if pair is None:
             pair = self._pairs[message.dst, sender] = _Pair(sender, message.dst, now)
             self._by_receiver.setdefault(message.dst, {})[sender] = pair
         pair.messages.append((next(self._numbers), data))
-        pair.bytes += size
-        self._bytes_of[sender] += size
-        self.waiting_bytes += size
-        return []
+        self._add(pair, size)
+        effects: list[Effect] = []
+        while (heaviest := self._budget.heaviest()) is not None:
+            effects.extend(self._give_up(next(iter(heaviest.pairs.values()))))
+        return effects
 
     def _has_room(self, sender: Owner, receiver: str, size: int) -> bool:
         limits = self.limits
         pairs = self._by_receiver.get(receiver, {}).values()
         return (
-            self.waiting_bytes + size <= limits.total_bytes
+            self._budget.takes(self._accounts.get(_payer(sender), _Account()), size)
             and self._bytes_of[sender] + size <= limits.sender_bytes
             and sum(pair.bytes for pair in pairs) + size <= limits.receiver_bytes
             and sum(len(pair.messages) for pair in pairs) < limits.receiver_messages
@@ -233,13 +249,13 @@ class Peers:
             pair = next(iter(self._pairs.values()))
             if now - pair.since < self.limits.wait_seconds:
                 break
-            self._give_up(pair)
-            effects.extend(self._tell_expired(pair.sender, pair.receiver))
+            effects.extend(self._give_up(pair))
         return effects
 
-    def _give_up(self, pair: _Pair) -> None:
+    def _give_up(self, pair: _Pair) -> list[Effect]:
         self.stats.expired += len(pair.messages)
         self._remove(pair)
+        return self._tell_expired(pair.sender, pair.receiver)
 
     def _tell_expired(self, sender: Owner, receiver: str) -> list[Effect]:
         client = self._by_id.get(sender.id)
@@ -253,10 +269,29 @@ class Peers:
         del of_receiver[pair.sender]
         if not of_receiver:
             del self._by_receiver[pair.receiver]
-        self.waiting_bytes -= pair.bytes
-        self._bytes_of[pair.sender] -= pair.bytes
+        self._add(pair, -pair.bytes)
+
+    def _add(self, pair: _Pair, size: int) -> None:
+        """Count what waits for a pair."""
+        payer, key = _payer(pair.sender), (pair.receiver, pair.sender)
+        account = self._accounts.setdefault(payer, _Account())
+        before = account.weight
+        pair.bytes += size
+        account.weight += size
+        self._bytes_of[pair.sender] += size
+        self._budget.moved(account, before, account.weight)
+        if pair.bytes:
+            account.pairs[key] = pair
+            return
+        del account.pairs[key]
+        if not account.weight:
+            del self._accounts[payer]
         if not self._bytes_of[pair.sender]:
             del self._bytes_of[pair.sender]
+
+
+def _payer(sender: Owner) -> Owner | str:
+    return sender if sender.user is None else sender.user
 
 
 def _is_same(known: Owner, other: Owner) -> bool:

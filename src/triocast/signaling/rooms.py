@@ -50,6 +50,7 @@ from triocast.signaling.errors import (
 from triocast.signaling.ice import IceServers
 from triocast.signaling.joining import Door, IceServersOf
 from triocast.signaling.limits import Admission, Fresh, Limits
+from triocast.signaling.mailbox import Mailbox
 from triocast.signaling.messages import (
     Data,
     GetIceServers,
@@ -96,7 +97,7 @@ class Rooms:
         self._ice_servers = ice_servers
         self._registry = Registry()
         self._bans = Bans(self.limits.bans)
-        self._budget = Budget(self.limits.kept_bytes)
+        self._budget: Budget[Mailbox] = Budget(self.limits.kept_bytes)
         self._door = Door(self.limits, self._registry, self._bans, self._budget, ice_servers)
 
     # What connections do.
