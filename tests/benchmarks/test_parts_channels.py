@@ -163,6 +163,7 @@ def test_a_halt_shows_in_all_answers_that_were_due(who: str) -> None:
 def test_a_client_that_pings_and_loses_its_server_says_so() -> None:
     with serve_triocast(50) as server, pinging(server.port, 10, "crowd") as client:
         os.kill(server.pid, signal.SIGKILL)
+        client.process.wait(30)  # told to end before it has noticed, it would have lost nothing
         with pytest.raises(ServerFailed):
             client.end()
 
