@@ -121,7 +121,8 @@ def test_the_crowd_counts_what_arrives(compiler: str, transport: str) -> None:
 def test_the_crowd_notices_the_end_of_its_streams(compiler: str) -> None:
     with serve_triocast(50) as server, crowd(server, 4, "sse") as comers:
         os.kill(server.pid, signal.SIGKILL)
-        assert turned_away(comers.rest(0.5)) == ["4 closed"]
+        counts = (comers.rest(0.2) for _ in range(50))
+        assert any(turned_away(each) == ["4 closed"] for each in counts)
 
 
 def test_a_crowd_that_nobody_listens_to_is_refused(compiler: str) -> None:
