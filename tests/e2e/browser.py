@@ -19,7 +19,9 @@ from typing import Any
 
 from e2e.programs import missing
 
-PATIENCE = 30.0
+PAGE_PATIENCE = 60.0
+PATIENCE = PAGE_PATIENCE + 30
+"""Longer, so that Playwright gets to say what it waited for."""
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -93,7 +95,7 @@ class Browser:
             tab = self._chromium.new_page()
             if permissions:
                 tab.context.grant_permissions(permissions, origin=address)
-            tab.set_default_timeout(20_000)
+            tab.set_default_timeout(PAGE_PATIENCE * 1_000)
             tab.goto(address)
             return tab
 

@@ -94,7 +94,7 @@ def test_a_protocol_we_do_not_speak(tls_server: Server) -> None:
 def test_a_tls_handshake_that_never_ends(
     serve: Callable[..., Server], certificate: Certificate
 ) -> None:
-    server = serve("--handshake-seconds", "1", *certificate.options(), trust=certificate.trust())
+    server = serve("--handshake-seconds", "2", *certificate.options(), trust=certificate.trust())
     with unharmed(server) as scene:
         silent, begun, dripping = (scene.attacker.connect(clear=True) for _ in range(3))
         begun.sendall(HELLO[:100])
