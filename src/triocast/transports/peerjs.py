@@ -24,6 +24,9 @@ DUE_SECONDS: Final = 0.5
 RATE: Final = 200.0
 """Messages per second that a client may send; it is read no faster than that."""
 
+PARTING_SECONDS: Final = 1.0
+"""How long a client that is sent away at its arrival may take to read why."""
+
 
 class PeerJS:
     """The peers of a process and their connections."""
@@ -53,7 +56,7 @@ class PeerJS:
 class PeerJSConnection(WebSocketConnection):
     """A client of PeerJS, under one id."""
 
-    __slots__ = ("_owner", "_pace", "_peerjs", "_refusal")
+    __slots__ = ("_is_arriving", "_owner", "_pace", "_peerjs", "_refusal", "_verdict")
 
     transport = "peerjs"
 
@@ -84,6 +87,8 @@ class PeerJSConnection(WebSocketConnection):
         self._owner = owner
         self._refusal = refusal
         self._pace = Pace(RATE)
+        self._is_arriving = True
+        self._verdict: EndReason | None = None
 
     def _listen(self) -> None:
         """Events are not for peers."""
@@ -100,6 +105,16 @@ class PeerJSConnection(WebSocketConnection):
         now = trio.current_time()
         self._peerjs.recipients.carry_out(self._peerjs.peers.claim(self.id, self._owner, now))
 
+    async def _begin(self) -> None:
+        self._is_arriving = False
+        if self._verdict is None:
+            return
+        # Firefox passes over the opening and what it is told if the end of the stream comes right
+        # behind. Clients close the line themselves when they have read that they are sent away.
+        with trio.move_on_after(PARTING_SECONDS):
+            await self._link.receive()
+        self.end(self._verdict)
+
     async def run(self, link: Link) -> EndReason:
         try:
             return await super().run(link)
@@ -107,6 +122,9 @@ class PeerJSConnection(WebSocketConnection):
             self._leave()
 
     def end(self, reason: EndReason) -> None:
+        if self._is_arriving and reason is EndReason.POLICY:
+            self._verdict = reason  # for `_begin`, which comes next
+            return
         super().end(reason)
         self._leave()
 
