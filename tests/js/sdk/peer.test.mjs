@@ -334,11 +334,12 @@ group("a connection that does not come about", () => {
     test(`is told: ${reason}`, async (t) => {
       const all = await meet(t, given);
       all.connections[0].onicecandidateerror({ url: "stun:x", errorCode: 701, errorText: "no" });
+      all.connections[0].onicecandidateerror({ url: "turn:y", errorCode: 401, errorText: "" });
       await act(all);
       await all.clock.pass(TIME - 1);
       assert.deepEqual(all.seen.splice(0), [["state", { state: "connecting" }]]);
       await all.clock.pass(1);
-      const errors = ["701 no stun:x"];
+      const errors = ["701 no stun:x", "401 turn:y"];
       assert.deepEqual(all.seen, [
         ["state", { state: "failed" }],
         ["failed", { reason, errors }],

@@ -289,7 +289,8 @@ export class Peer extends EventTarget {
             else this.#say({type: "candidate", candidate});
         };
         pc.onicecandidateerror = ({url, errorCode, errorText}) => {
-            this.#errors.push(`${errorCode} ${errorText} ${url}`.trim());
+            // Firefox has no text for most of them.
+            this.#errors.push([errorCode, errorText, url].filter(Boolean).join(" "));
         };
         pc.onnegotiationneeded = () => this.#enqueue((same) => this.#negotiate(same));
         pc.onconnectionstatechange = () => this.#noteState(pc);
