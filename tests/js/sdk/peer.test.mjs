@@ -192,6 +192,48 @@ group("offers that meet", () => {
   });
 });
 
+group("an offer that the browser refuses", () => {
+  /** Two offers meet, and the browser cannot take the other's in the place of its own. */
+  async function collide(t, given) {
+    const all = await connect(t, { polite: true, ...given });
+    all.connections[0].refusesOffers = true;
+    all.connections[0].onnegotiationneeded();
+    await settle();
+    await all.offers("far", 2, 2);
+    return all;
+  }
+
+  test("after its own was rolled back has the initiator begin anew", async (t) => {
+    const { told, connections } = await collide(t, { initiator: true });
+    assert.deepEqual([connections.length, connections[0].connectionState], [2, "closed"]);
+    const offers = told.sent.map(({ type, session }) => [type, session]);
+    assert.deepEqual(offers, [["offer", 1], ["offer", 2]]);
+  });
+
+  test("after its own was rolled back has the other ask for that", async (t) => {
+    const { told, connections, offers, hear } = await collide(t, { initiator: false });
+    assert.deepEqual([connections.length, connections[0].connectionState], [2, "closed"]);
+    assert.deepEqual(said(told), ["offer", "renegotiate"]);
+    assert.equal(told.sent[1].reason, "gap"); // also a side that has an offer out heeds it
+    connections[1].onnegotiationneeded(); // it adds tracks, but must not offer first
+    await settle();
+    await offers("far", 3, 3);
+    const answer = told.sent[2];
+    assert.deepEqual([told.sent.length, answer.type], [3, "answer"]);
+    assert.deepEqual([...fingerprints(answer.description)], ["sha-256 pc2"]);
+    await hear("offer", { session: 2, description: describe("offer", "fresh"), offerId: 4 });
+    assert.deepEqual([said(told).at(-1), told.sent.at(-1).session], ["answer", 2]);
+  });
+
+  test("with none of its own out is told, and the connection stays", async (t) => {
+    const { told, seen, connections, offers } = await connect(t, { initiator: false });
+    connections[0].refusesOffers = true;
+    await offers("far", 2, 2);
+    assert.deepEqual([said(told), connections.length], [[], 1]);
+    assert.deepEqual(seen.map(([type]) => type), ["error"]);
+  });
+});
+
 group("another certificate", () => {
   test("in an offer is another peer's, and gets a new connection", async (t) => {
     const { told, connections, offers } = await connect(t, { initiator: false });

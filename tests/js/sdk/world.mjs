@@ -106,6 +106,8 @@ export class FakePeerConnection {
   localDescription = null;
   remoteDescription = null;
   rollbacks = 0;
+  /** Whether an offer that comes is refused, whatever became of the own one. */
+  refusesOffers = false;
   added = [];
   channels = [];
   configurations = [];
@@ -139,6 +141,10 @@ export class FakePeerConnection {
     const isOffer = description.type === "offer";
     if (!isOffer && this.signalingState !== "have-local-offer") throw new Error("wrong state");
     if (isOffer && this.signalingState === "have-local-offer") this.rollbacks += 1;
+    if (isOffer && this.refusesOffers) {
+      this.signalingState = "stable";
+      throw new Error("InvalidAccessError");
+    }
     this.remoteDescription = description;
     this.signalingState = isOffer ? "have-remote-offer" : "stable";
   }

@@ -81,9 +81,7 @@ export class Peer extends EventTarget {
     restart() {
         this.#startTimer();
         if (!this.#initiator && !this.pc) {
-            this.#build();
-            // The offer is lost: it found no connection.
-            if (this.pc) this.#say({type: "renegotiate", iceRestart: true, reason: "gap"});
+            this.#startOver(); // The offer is lost: it found no connection.
         } else if (!this.#initiator) this.#say({type: "renegotiate", iceRestart: true});
         else if (!this.pc?.remoteDescription || !this.#restartsIce) this.#rebuild();
         else this.#enqueue((pc) => this.#offer(pc, {iceRestart: true}));
@@ -139,6 +137,17 @@ export class Peer extends EventTarget {
     /** Begin anew with another connection: the initiator's right. */
     #rebuild() {
         this.#begin(this.#session + 1);
+    }
+
+    /** Have both sides make new connections: the initiator knows by the answer of another one. */
+    #startOver() {
+        if (this.#initiator) {
+            this.#rebuild();
+            return;
+        }
+        this.#answered = false;
+        this.#build();
+        if (this.pc) this.#say({type: "renegotiate", iceRestart: true, reason: "gap"});
     }
 
     _suspend(suspended) {
@@ -215,7 +224,14 @@ export class Peer extends EventTarget {
             this.#enqueue((fresh) => this.#takeOffer(fresh, message));
             return;
         }
-        await pc.setRemoteDescription(message.description);
+        try {
+            await pc.setRemoteDescription(message.description);
+        } catch (error) {
+            // Of an offer that is rolled back something stays, and may contradict the one that
+            // comes: in Firefox if that restarts ICE, in Chromium by the numbers of extensions.
+            if (collides && pc === this.pc) this.#startOver();
+            throw error;
+        }
         this.#takeEarly();
         await pc.setLocalDescription();
         if (pc !== this.pc) return;
