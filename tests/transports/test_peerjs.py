@@ -77,9 +77,7 @@ async def test_who_is_sent_away_is_not_heard(turned_away):
     assert turned_away.close == POLICY
 
 
-async def test_what_has_waited_has_room_whatever_is_bound_for_events(
-    autojump_clock, parts, arrive
-):
+async def test_what_has_waited_has_room_whatever_is_bound_for_events(autojump_clock, parts, arrive):
     parts.connections.outbox_bytes = 10_000
     ann = await arrive("s1")
     description = {"type": "offer", "sdp": "v=0" + "x" * 5_000}
