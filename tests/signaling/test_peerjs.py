@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from triocast.errors import BadRequest, CloseCode
 from triocast.signaling.delivery import Close, Deliver, Effect
-from triocast.signaling.peerjs import ENTRY_BYTES, Owner, PeerLimits, Peers, is_issued, issue_id
+from triocast.signaling.peerjs import (
+    ENTRY_BYTES,
+    EXPIRING_IN_A_TURN,
+    Owner,
+    PeerLimits,
+    Peers,
+    is_issued,
+    issue_id,
+)
 from triocast.signaling.peerjs_messages import Heartbeat, Leave, Offer, is_id, parse
 
 SDP = "v=0\r\n"
@@ -113,6 +121,28 @@ def test_who_comes_back_late_is_told_what_expired(peers: Peers) -> None:
     peers.claim("1", ANN, 0)
     peers.handle("1", offer("eve", 1), 0)
     assert told(peers.claim("2", ANN, 5))[1:] == [("2", "OPEN", None), ("2", "EXPIRE", "eve")]
+
+
+def test_much_that_expires_at_once_does_so_in_turns(peers: Peers) -> None:
+    pairs = 3 * EXPIRING_IN_A_TURN
+    for n in range(pairs):
+        if n % 500 == 0:
+            peers.claim(f"c{n}", Owner(f"a{n}", "s", f"u{n}"), 0)
+        peers.handle(f"c{n - n % 500}", offer(f"x{n}", n), 0)
+    assert peers.waiting_messages == pairs
+    turns = [len(effects) for effects in peers.due_in_turns(5)]
+    assert sum(turns) == pairs and max(turns) <= EXPIRING_IN_A_TURN
+    assert (peers.waiting_messages, peers.waiting_bytes) == (0, 0)
+
+
+def test_a_claim_gets_nothing_too_old_whatever_else_expires(peers: Peers) -> None:
+    peers.claim("1", ANN, 0)
+    for n in range(EXPIRING_IN_A_TURN):
+        peers.handle("1", offer(f"x{n}", n), 0)
+    peers.handle("1", offer("eve", 1), 0)
+    flushed = told(peers.claim("3", EVE, 5))
+    assert [effect for effect in flushed if effect[0] == "3"] == [("3", "OPEN", None)]
+    assert ("1", "EXPIRE", "eve") in flushed
 
 
 def test_expiry_is_for_who_sent_it(peers: Peers) -> None:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import itertools
-from collections import Counter
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from operator import itemgetter
 from typing import Final
 
@@ -35,6 +36,9 @@ from triocast.signaling.peerjs_messages import (
 
 ENTRY_BYTES: Final = 512
 """What a waiting message costs besides its text, about."""
+
+EXPIRING_IN_A_TURN: Final = 256
+"""So many pairs expire before anything else gets its turn."""
 
 _MAC_CHARACTERS: Final = 24
 
@@ -90,7 +94,8 @@ class _Account:
     """What waits from one user, or one sender where nobody is known, the oldest first."""
 
     weight: int = 0
-    pairs: dict[tuple[str, Owner], _Pair] = attrs.field(factory=dict)
+    # Ordered, as `Peers` has them.
+    pairs: OrderedDict[tuple[str, Owner], _Pair] = attrs.field(factory=OrderedDict)
 
 
 @attrs.define
@@ -110,8 +115,9 @@ class Peers:
         self.stats = PeerStats()
         self._by_id: dict[str, _Client] = {}
         self._by_connection: dict[str, _Client] = {}
-        # In the order of their first messages, which is the order in which they expire.
-        self._pairs: dict[tuple[str, Owner], _Pair] = {}
+        # In the order of their first messages, which is the order in which they expire. A plain
+        # dict is slow to find its first after many were taken out.
+        self._pairs: OrderedDict[tuple[str, Owner], _Pair] = OrderedDict()
         self._by_receiver: dict[str, dict[Owner, _Pair]] = {}
         self._bytes_of: Counter[Owner] = Counter()
         self._accounts: dict[Owner | str, _Account] = {}
@@ -156,6 +162,9 @@ class Peers:
         self._by_id[owner.id] = self._by_connection[connection] = client
         effects.append(Deliver(connection, OPEN))
         effects.extend(self._expire(now))
+        for pair in list(self._by_receiver.get(owner.id, {}).values()):
+            if self._is_late(pair, now):
+                effects.extend(self._give_up(pair))
         waiting = list(self._by_receiver.get(owner.id, {}).values())
         messages = [message for pair in waiting for message in pair.messages]
         for pair in waiting:
@@ -197,7 +206,12 @@ class Peers:
 
     def due(self, now: float) -> list[Effect]:
         """Do what time brings: what waited too long expires, and who is silent is dropped."""
-        effects = self._expire(now)
+        return [effect for effects in self.due_in_turns(now) for effect in effects]
+
+    def due_in_turns(self, now: float) -> Iterator[list[Effect]]:
+        """Do it a little at a time; anything else may come in between."""
+        while self._has_late(now):
+            yield self._expire(now)
         silent = [
             client
             for client in self._by_connection.values()
@@ -205,8 +219,7 @@ class Peers:
         ]
         for client in silent:
             self._forget(client)
-            effects.append(Close(client.connection, CloseCode.PEER_LOST, "gave no sign"))
-        return effects
+        yield [Close(each.connection, CloseCode.PEER_LOST, "gave no sign") for each in silent]
 
     def _forget(self, client: _Client) -> None:
         del self._by_connection[client.connection]
@@ -243,13 +256,19 @@ class Peers:
             and sum(len(pair.messages) for pair in pairs) < limits.receiver_messages
         )
 
+    def _is_late(self, pair: _Pair, now: float) -> bool:
+        return now - pair.since >= self.limits.wait_seconds
+
+    def _has_late(self, now: float) -> bool:
+        return bool(self._pairs) and self._is_late(next(iter(self._pairs.values())), now)
+
     def _expire(self, now: float) -> list[Effect]:
+        """Give up what waited too long, as much as one turn may take."""
         effects: list[Effect] = []
-        while self._pairs:
-            pair = next(iter(self._pairs.values()))
-            if now - pair.since < self.limits.wait_seconds:
+        for _ in range(EXPIRING_IN_A_TURN):
+            if not self._has_late(now):
                 break
-            effects.extend(self._give_up(pair))
+            effects.extend(self._give_up(next(iter(self._pairs.values()))))
         return effects
 
     def _give_up(self, pair: _Pair) -> list[Effect]:

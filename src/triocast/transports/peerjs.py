@@ -39,7 +39,9 @@ class PeerJS:
         """Do what time brings, until cancelled."""
         while True:
             await trio.sleep(DUE_SECONDS)
-            self.recipients.carry_out(self.peers.due(trio.current_time()))
+            for effects in self.peers.due_in_turns(trio.current_time()):
+                self.recipients.carry_out(effects)
+                await trio.lowlevel.checkpoint()
 
     def counts(self) -> dict[str, int]:
         """Return the numbers for the stats."""
