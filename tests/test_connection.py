@@ -175,6 +175,55 @@ async def test_a_grant_that_has_ended_already_hears_nothing(
     assert b'"type":"t"' not in await read_all(client)
 
 
+class FullLink:
+    """A client whose kernel buffer takes nothing more once it is full."""
+
+    taken_over = True
+
+    def __init__(self):
+        self.is_full = False
+        self.unsent = b""
+        self.last = b""
+
+    def write_now(self, data):
+        if self.is_full:
+            raise BlockingIOError
+        return len(data)
+
+    async def send(self, frames):
+        self.unsent = b"".join(frames)
+        await trio.sleep_forever()
+
+    async def receive(self):
+        await trio.sleep_forever()
+
+    async def finish(self, farewell):
+        self.last = self.unsent + b"".join(farewell)
+
+    def close(self):
+        pass
+
+
+# A connection's tasks end over a few turns of the loop, in none of which a writer may suffer.
+@pytest.mark.parametrize("turns", range(6))
+async def test_what_comes_in_the_moment_of_the_end_is_sent_with_the_farewell(
+    hub, connections, start, autojump_clock, turns
+):
+    link = FullLink()
+    grant = Grant(subscribe=("*",), expires_at=time.time() + 5)
+    connection = start(link, grant=grant)
+    await wait_all_tasks_blocked()
+    link.is_full = True
+    await trio.sleep_until(connection._scope.deadline)
+    for _ in range(turns):
+        await trio.lowlevel.checkpoint()
+    is_there = connection.reason is None
+    connection.push(b"late")
+    await wait_all_tasks_blocked()
+    assert connections.ended == {"grant_ended": 1}
+    assert (b"late" in link.last) == is_there
+
+
 async def test_policy_when_a_client_sends_where_it_should_only_read(
     hub, connections, start, autojump_clock
 ):

@@ -125,7 +125,7 @@ class Connection(Subscriber):
         self._heartbeat_seconds = connections.heartbeat_seconds
         self._outbox: Outbox | None = None
         self._filled: trio.Event  # Something is in the outbox.
-        self._nursery: trio.Nursery
+        self._nursery: trio.Nursery | None = None  # While it takes tasks.
         self._scope: trio.CancelScope | None = None
 
     @property
@@ -172,13 +172,16 @@ class Connection(Subscriber):
                 self._nursery = nursery
                 self._scope = nursery.cancel_scope
                 self._scope.deadline = self._grant_deadline()
-                if self._connections.enter(self):
-                    self._listen()
-                    access.opened(self)
-                    self._opened()
-                    nursery.start_soon(self._heartbeat)
-                    await self._receive()
-                self.end(EndReason.CLIENT_CLOSED)
+                try:
+                    if self._connections.enter(self):
+                        self._listen()
+                        access.opened(self)
+                        self._opened()
+                        nursery.start_soon(self._heartbeat)
+                        await self._receive()
+                    self.end(EndReason.CLIENT_CLOSED)
+                finally:
+                    self._nursery = None
         except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             self.end(EndReason.PEER_LOST)
         except* Exception:
@@ -293,7 +296,9 @@ class Connection(Subscriber):
         if self._outbox is None:
             self._outbox = self._new_outbox()
             self._filled = trio.Event()
-            self._nursery.start_soon(self._send, self._outbox)
+            # Without one, as when the grant has just ended, the farewell takes this along.
+            if self._nursery is not None:
+                self._nursery.start_soon(self._send, self._outbox)
         before = self._outbox.removed
         self._put(self._outbox, frames, publications)
         self.events -= self._outbox.removed - before
