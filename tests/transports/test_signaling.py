@@ -11,12 +11,12 @@ from websockets.frames import Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
 from triocast.auth import Grant, RoomRight
-from triocast.errors import EndReason, Unauthorized
+from triocast.errors import EndReason, TooManyConnections, Unauthorized
 from triocast.signaling.ice import IceServers
 from triocast.signaling.limits import Limits
 from triocast.signaling.rooms import Rooms
 from triocast.transports.links import StreamLink
-from triocast.transports.signaling import Signaling, SignalingConnection
+from triocast.transports.signaling import STRANGER_SECONDS, Signaling, SignalingConnection
 
 from .conftest import HEARTBEAT, WebSocketClient
 
@@ -173,6 +173,31 @@ async def test_wrong_tokens_are_tried_slowly(autojump_clock, open_peer):
     assert [message["code"] for message in stranger.texts] == ["unauthorized"] * 2
     await trio.sleep(3)
     assert len(stranger.texts) <= 4
+
+
+async def test_who_shows_no_token_gives_way_to_who_may(autojump_clock, open_peer, signaling):
+    signaling._most_strangers = 2
+    idle = [await open_peer(grant=None) for _ in range(2)]
+    with pytest.raises(TooManyConnections):
+        signaling.make_room_for_stranger()
+    await trio.sleep(STRANGER_SECONDS)
+    signaling.make_room_for_stranger()
+    newcomer = await open_peer(grant=None)
+    reasons = [peer.connection.reason for peer in (*idle, newcomer)]
+    assert reasons == [EndReason.PEER_LOST, None, None]
+    assert EndReason.PEER_LOST.close_code.reconnect
+    for peer in (idle[1], newcomer):  # Who has shown its token is no stranger, and stays.
+        (joined,) = [
+            message
+            for message in await peer.ask({"type": "join", "room": "r", "token": "good"})
+            if message["type"] == "joined"
+        ]
+        assert joined["room"] == "r"
+    await trio.sleep(2 * STRANGER_SECONDS)
+    for _ in range(2):
+        signaling.make_room_for_stranger()
+        await open_peer(grant=None)
+    assert idle[1].connection.reason is newcomer.connection.reason is None
 
 
 async def test_a_mistake_of_ours_is_told_and_ends_one_connection(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -47,6 +48,10 @@ DUE_SECONDS: Final = 1.0
 REFUSED_BYTES: Final = 65_536
 """What a join with a wrong token counts for: it costs us a signature, and others guess."""
 
+STRANGER_SECONDS: Final = 1.0
+"""For so long nobody without a token has to give way to the next one. A client has its token before
+it connects, so that it shows it within a round trip; who holds places for long has none."""
+
 GrantOf = Callable[[str], Grant]
 
 
@@ -61,13 +66,21 @@ class Signaling:
         """
         self.rooms = rooms
         self._most_strangers = most_strangers
-        self._strangers: set[str] = set()
+        # Since when they are here, in this order.
+        self._strangers: OrderedDict[SignalingConnection, float] = OrderedDict()
         self._recipients = Recipients()
 
-    def check_room_for_strangers(self) -> None:
-        """Raise TooManyConnections if nobody may come in now without a token."""
-        if len(self._strangers) >= self._most_strangers:
+    def make_room_for_stranger(self) -> None:
+        """Have room for one more client without a token, in the place of the first to have come.
+
+        Raises TooManyConnections if that one has only just come, too.
+        """
+        if len(self._strangers) < self._most_strangers:
+            return
+        first, since = next(iter(self._strangers.items()))
+        if trio.current_time() < since + STRANGER_SECONDS:
             raise TooManyConnections("too many clients have yet to show their token; come back")
+        first.end(EndReason.PEER_LOST)
 
     async def run(self) -> None:
         """Do what time brings, until cancelled."""
@@ -89,17 +102,17 @@ class Signaling:
         """Be told of a connection, which may join a room."""
         self._recipients.enter(connection)
         if is_stranger:
-            self._strangers.add(connection.id)
+            self._strangers[connection] = trio.current_time()
 
     def recognize(self, connection: SignalingConnection) -> None:
         """Be told that a connection has shown a token that is good."""
-        self._strangers.discard(connection.id)
+        self._strangers.pop(connection, None)
 
     def leave(self, connection: SignalingConnection, reason: EndReason) -> None:
         """Be told that it has ended. Its peer may come back, unless its grant has ended."""
         if not self._recipients.leave(connection):
             return
-        self._strangers.discard(connection.id)
+        self._strangers.pop(connection, None)
         now = trio.current_time()
         if reason is EndReason.GRANT_ENDED:
             self.carry_out(self.rooms.end(connection.id, CloseCode.UNAUTHORIZED, "", now))

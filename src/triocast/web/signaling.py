@@ -58,7 +58,7 @@ def open_signaling(node: Node, call: Call) -> SignalingConnection:
         call.headers, call.query
     )
     if waits_for_token:
-        node.signaling.check_room_for_strangers()
+        node.signaling.make_room_for_stranger()
     return SignalingConnection(
         node.connections,
         node.signaling,
