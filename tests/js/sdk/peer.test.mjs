@@ -526,3 +526,53 @@ test("channels are listed while they are open", async (t) => {
   channel.become("close");
   assert.equal(peer.channels.size, 0);
 });
+
+group("a peer that says too much", () => {
+  test("makes no more connections than there is time for", async (t) => {
+    const { connections, told, hear, clock } = await connect(t, { initiator: false });
+    const begin = (session) =>
+      hear("offer", { session, description: describe("offer", `far-${session}`), offerId: 1 });
+    for (let session = 2; session < 202; session += 1) await begin(session);
+    assert.ok(connections.length <= 30, `${connections.length} connections`);
+    assert.ok(told.sent.length <= 30, `${told.sent.length} messages`);
+    const before = connections.length;
+    await clock.pass(5_000);
+    assert.ok(connections.length > before && connections.length <= 60);
+  });
+
+  test("is answered when there is time, and asked for what was passed over", async (t) => {
+    const { told, connections, hear, clock } = await connect(t);
+    for (let n = 0; n < 100; n += 1) {
+      await hear("renegotiate", { iceRestart: true, reason: "gap" });
+    }
+    assert.ok(said(told).length <= 30);
+    await hear("candidate", { candidate: candidate(1) });
+    assert.deepEqual(connections[0].added, []); // what it belongs to may still wait
+    for (let n = 0; n < 5; n += 1) await clock.pass(5_000);
+    assert.ok(told.sent.some(({ type, reason }) => type === "renegotiate" && reason === "gap"));
+    told.sent.length = 0;
+    await hear("renegotiate", { iceRestart: true, reason: "gap" });
+    assert.deepEqual(said(told), ["offer"]);
+  });
+
+  test("is the cause of some errors, and not of ever more", async (t) => {
+    const { connections, seen, hear, answers, clock } = await meet(t);
+    connections[0].addIceCandidate = () => Promise.reject(new Error("x".repeat(60_000)));
+    await answers();
+    for (let n = 0; n < 100; n += 1) await hear("candidate", { candidate: candidate(n) });
+    await clock.pass(TIME);
+    const { errors } = seen.find(([type]) => type === "failed")[1];
+    assert.ok(errors.length <= 32 && errors.every((error) => error.length <= 500));
+  });
+
+  test("is not heard after its end", async (t) => {
+    const { peer, connections, hear, clock } = await connect(t, { initiator: false });
+    for (let session = 2; session < 60; session += 1) {
+      await hear("offer", { session, description: describe("offer", "far"), offerId: 1 });
+    }
+    peer._end("kicked");
+    const before = connections.length;
+    await clock.pass(10_000);
+    assert.deepEqual([connections.length, peer.state], [before, "closed"]);
+  });
+});

@@ -230,6 +230,20 @@ group("the end", () => {
   });
 });
 
+test("who comes and goes leaves some connections behind, and not ever more", async (t) => {
+  const { client, sockets, connections, seen } = await join(t);
+  for (let n = 1; n <= 100; n += 1) {
+    const far = `far-${n}`;
+    await sockets[0].say({ type: "peer-joined", ...entry(far, { initiator: false }) });
+    await connections.at(-1).become("connected");
+    await sockets[0].say({ type: "peer-left", peer: far, reason: "timeout" });
+  }
+  const open = connections.filter(({ connectionState }) => connectionState === "connected");
+  assert.deepEqual([open.length, client.peers.length], [64, 64]);
+  const left = seen.filter(([type]) => type === "left");
+  assert.deepEqual([left.length, left[0][1].peer.id, left[0][1].reason], [36, "far-1", "lost"]);
+});
+
 group("ICE servers", () => {
   const asks = (socket) => socket.of("get-ice-servers").length;
 

@@ -3,6 +3,12 @@
 import {hasCandidates, isAnother} from "./sdp.js";
 
 const MOST_EARLY = 256;
+const MOST_ERRORS = 32;
+const LONGEST_ERROR = 500;
+/** So many descriptions and requests of a peer are taken at once, and as many again in this time. */
+const MOST_HEARD = 30;
+const HEARD_FOR = 5_000;
+const MOST_UNHEARD = 30;
 
 /** Have a target tell its listeners. */
 export function emit(target, type, detail) {
@@ -50,6 +56,8 @@ export class Peer extends EventTarget {
     #errors = [];
     #timer = null;
     #needsMending = false;
+    #heard = 0;
+    #unheard = [];
 
     /** For SignalingClient, as is everything that begins with an underscore. */
     constructor(client, room, info) {
@@ -129,6 +137,7 @@ export class Peer extends EventTarget {
         this.#session = info.session;
         this.#answered = false;
         this.#early = [];
+        this.#unheard = [];
         this._follow(info);
         if (!this._isUp) this.#startTimer();
         if (this.#initiator) this.#enqueue((pc) => this.#offer(pc, {iceRestart: !this._isUp}));
@@ -191,6 +200,8 @@ export class Peer extends EventTarget {
     }
 
     _end(reason) {
+        this.#unheard = [];
+        this.#needsMending = false;
         this.#dismantle();
         this.#setState("closed");
         this.#tell("left", {reason});
@@ -202,8 +213,32 @@ export class Peer extends EventTarget {
         if (message.session < this.#session) return;
         if (message.type === "candidate" || message.type === "end-of-candidates") {
             this.#takeCandidate(message);
-            return;
+        } else if (this.#heard < MOST_HEARD) {
+            this.#heed(message);
+        } else if (this.#unheard.length < MOST_UNHEARD) {
+            this.#unheard.push(message);
+        } else {
+            this.#needsMending = true; // it is said again when there is time
         }
+    }
+
+    /**
+     * Each of these costs the page work, and the line some messages. A peer that says them without
+     * end must leave both to the others.
+     */
+    #heed(message) {
+        this.#heard += 1;
+        setTimeout(() => {
+            this.#heard -= 1;
+            const next = this.#unheard.shift();
+            if (next) this.#heed(next);
+            if (next && !this.#unheard.length) this.#enqueue(() => this.#takeEarly());
+            else if (!next && this.#needsMending && !this.suspended) this._mend();
+        }, HEARD_FOR);
+        if (message.session >= this.#session) this.#obey(message);
+    }
+
+    #obey(message) {
         if (message.session > this.#session) {
             if (message.type !== "offer") return;
             this.#enter(message.session);
@@ -262,6 +297,7 @@ export class Peer extends EventTarget {
         const fragment = message.candidate?.usernameFragment;
         const isEarly =
             message.session > this.#session ||
+            this.#unheard.length > 0 ||
             !remote ||
             (fragment && !remote.sdp.includes(`a=ice-ufrag:${fragment}`));
         if (isEarly) {
@@ -271,7 +307,7 @@ export class Peer extends EventTarget {
         }
         const pc = this.pc;
         pc.addIceCandidate(message.candidate).catch((error) => {
-            if (pc === this.pc) this.#errors.push(String(error));
+            if (pc === this.pc) this.#remember(error);
         });
     }
 
@@ -306,7 +342,7 @@ export class Peer extends EventTarget {
         };
         pc.onicecandidateerror = ({url, errorCode, errorText}) => {
             // Firefox has no text for most of them.
-            this.#errors.push([errorCode, errorText, url].filter(Boolean).join(" "));
+            this.#remember([errorCode, errorText, url].filter(Boolean).join(" "));
         };
         pc.onnegotiationneeded = () => this.#enqueue((same) => this.#negotiate(same));
         pc.onconnectionstatechange = () => this.#noteState(pc);
@@ -437,8 +473,14 @@ export class Peer extends EventTarget {
         this.#tell("state", {state});
     }
 
+    /** A peer can be the cause of errors without end, and of long ones. */
+    #remember(error) {
+        this.#errors.push(String(error).slice(0, LONGEST_ERROR));
+        if (this.#errors.length > MOST_ERRORS) this.#errors.shift();
+    }
+
     #note(error) {
-        this.#errors.push(String(error));
+        this.#remember(error);
         this.#tell("error", {error});
     }
 

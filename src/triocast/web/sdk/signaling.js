@@ -18,6 +18,8 @@ export {fingerprints} from "./sdp.js";
 
 const CAPABILITIES = ["trickle", "rollback", "ice-restart"];
 const ICE_RETRY = 10_000;
+/** Browsers have some hundreds of connections, and who comes and goes must not take all of them. */
+const MOST_ORPHANS = 64;
 /** Close codes after which the others close their connections to us, and why ours are closed. */
 const ENDS = {4500: "left", 4502: "kicked", 4503: "closed"};
 const LONGEST_TIMER = 2 ** 31 - 1;
@@ -213,8 +215,17 @@ export class SignalingClient extends EventTarget {
         this.#peers.delete(id);
         // Who has lost its line only, and not the connection to us, may come back under a new id.
         const mayReturn = ["timeout", "replaced", "lost"].includes(reason);
-        if (mayReturn && peer._isAlive) this.#orphans.add(peer);
+        if (mayReturn && peer._isAlive) this.#keep(peer);
         else peer._end(reason);
+    }
+
+    #keep(orphan) {
+        this.#orphans.add(orphan);
+        if (this.#orphans.size > MOST_ORPHANS) {
+            const [oldest] = this.#orphans;
+            this.#orphans.delete(oldest);
+            oldest._end("lost");
+        }
     }
 
     /** The server does not know us any more: be somebody new, but keep what is connected. */
