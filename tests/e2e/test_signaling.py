@@ -423,6 +423,7 @@ def test_a_ban_of_who_has_no_user_can_be_lifted(server: Server, room: str) -> No
         {"action": "ban", "room": "a", "user": "x", "seconds": -1},
         {"action": "ban", "room": "a", "user": "x" * 201, "seconds": 1},
         {"action": "ban", "room": "a", "seconds": 1},
+        {"action": "ban", "room": "a", "address": "ann", "seconds": 1},
         {"action": "unban", "room": "a", "user": ""},
         {"action": "unban", "room": "a", "user": "x", "address": "127.0.0.1"},
         {"action": "ban", "room": "a", "user": "x", "seconds": 1e9},

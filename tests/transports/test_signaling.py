@@ -64,14 +64,14 @@ class Peer(WebSocketClient):
 def open_peer(parts, nursery, signaling):
     names = iter(range(1_000))
 
-    async def open_peer(room=None, *, grant=ALLOWED, metadata=None):
+    async def open_peer(room=None, *, grant=ALLOWED, metadata=None, address="192.0.2.1"):
         connection = SignalingConnection(
             parts.connections,
             signaling,
             id=f"c{next(names)}",
             grant=grant,
             grant_of=grant_of,
-            address="192.0.2.1",
+            address=address,
         )
         connection.use_frames(b"")
         stream, server = memory_stream_pair()
@@ -173,6 +173,18 @@ async def test_wrong_tokens_are_tried_slowly(autojump_clock, open_peer):
     assert [message["code"] for message in stranger.texts] == ["unauthorized"] * 2
     await trio.sleep(3)
     assert len(stranger.texts) <= 4
+
+
+async def test_a_ban_holds_in_the_whole_network_of_an_address(autojump_clock, open_peer, signaling):
+    nobody = Grant(rooms=(RoomRight("*"),))
+    first = await open_peer("r", grant=nobody, address="2001:db8:1:2::a")
+    rooms = signaling.rooms
+    signaling.carry_out(rooms.kick("r", first.joined["peer"], trio.current_time(), ban_seconds=60))
+    again = await open_peer(grant=nobody, address="2001:db8:1:2:abcd::b")
+    (error,) = await again.ask({"type": "join", "room": "r"})
+    assert error["code"] == "forbidden"
+    for address in ("2001:db8:1:3::a", None):
+        await open_peer("r", grant=nobody, address=address)
 
 
 async def test_who_shows_no_token_gives_way_to_who_may(autojump_clock, open_peer, signaling):

@@ -32,6 +32,7 @@ from triocast.signaling.messages import (
 )
 from triocast.signaling.notices import Ping, Told, encode, error_message, refusal
 from triocast.signaling.rooms import Rooms
+from triocast.signaling.subjects import address_subject, user_subject
 from triocast.transports.effects import Pace, Recipients, size_of
 from triocast.transports.websocket import WebSocketConnection
 
@@ -266,9 +267,8 @@ class SignalingConnection(WebSocketConnection):
         if right is None:
             raise JoinForbidden("you may not join this room")
         ends = self.grant.expires_at
-        subject = f"address:{self.address}" if self.user is None else f"user:{self.user}"
         return Admission(
-            subject=subject,
+            subject=self._subject(),
             role=right.role,
             may_create=right.create,
             may_claim=right.claim,
@@ -276,6 +276,14 @@ class SignalingConnection(WebSocketConnection):
             is_known=self.user is not None,
             seconds=None if ends is None else max(0, int(ends - time.time())),
         )
+
+    def _subject(self) -> str:
+        if self.user is not None:
+            return user_subject(self.user)
+        try:
+            return address_subject(self.address or "")
+        except ValueError:
+            return f"address:{self.address}"  # of a Unix socket, or what a stock server makes up
 
     def _take_grant(self, token: str | None) -> None:
         if token is None:

@@ -13,6 +13,7 @@ from triocast.errors import BadRequest, Disabled, WrongContentType
 from triocast.events import LONGEST_USER
 from triocast.node import Node
 from triocast.signaling.messages import is_room
+from triocast.signaling.subjects import address_subject, user_subject
 from triocast.transports.signaling import SUBPROTOCOL, SignalingConnection
 from triocast.web.answers import json_answer
 from triocast.web.asgi import StreamResponse
@@ -185,4 +186,9 @@ def _check_seconds(seconds: float) -> float:
 def _subject(order: Ban | Unban) -> str:
     if (order.user is None) == (order.address is None):
         raise BadRequest("a ban is of a 'user' or of an 'address'")
-    return f"address:{order.address}" if order.user is None else f"user:{order.user}"
+    if order.user is not None:
+        return user_subject(order.user)
+    try:
+        return address_subject(order.address or "")
+    except ValueError:
+        raise BadRequest("an 'address' is one of IPv4 or IPv6, or an IPv6 network of /64") from None
