@@ -167,7 +167,10 @@ def _open_signaling(settings: Settings) -> Signaling:
         lifetime=int(settings.turn_seconds),
     )
     return Signaling(
-        Rooms(limits, lambda peer: ice_servers(ice, peer, now=time.time())),
+        Rooms(
+            limits,
+            lambda peer, seconds: ice_servers(ice, peer, now=time.time(), seconds=seconds),
+        ),
         most_strangers=max(1, settings.max_connections // SIGNALING_STRANGERS),
     )
 

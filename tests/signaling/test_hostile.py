@@ -113,7 +113,7 @@ def resume_failed():
 
 
 def turn_unavailable():
-    def ice_servers(peer):
+    def ice_servers(peer, seconds):
         if asked.append(peer) or len(asked) > 1:
             raise TurnUnavailable("not now")
         return IceServers()

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 
 import msgspec
+import pytest
 
 from triocast.signaling.ice import (
     IceServer,
@@ -51,6 +52,16 @@ def test_a_credential_holds_for_its_lifetime():
     assert not coturn_accepts(turn.username, turn.credential, now=1_601, **check)
     assert not coturn_accepts(turn.username, turn.credential, now=1_000, secrets=["south"])
     assert not coturn_accepts("9999:peer", turn.credential, now=1_000, **check)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "lifetime"),
+    [(None, 600), (3_600.0, 600), (599.5, 600), (120.2, 121), (5.0, 60), (-1.0, 60)],
+)
+def test_a_credential_ends_with_the_grant(seconds: float | None, lifetime: int) -> None:
+    told = ice_servers(TURN, "peer", now=1_000, seconds=seconds)
+    assert told.ttl == lifetime
+    assert told.servers[1].username == f"{1_000 + lifetime}:peer"
 
 
 def test_browsers_take_it_as_it_is():

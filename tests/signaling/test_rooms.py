@@ -14,7 +14,7 @@ from .table import ALL, Table
 
 def test_the_first_peer_is_told_everything_but_peers():
     servers = IceServers((IceServer(("stun:a",)),), 60)
-    table = Table(lambda peer: servers, rate=50)
+    table = Table(lambda peer, seconds: servers, rate=50)
     assert table.join("alice") == {
         "type": "joined",
         "re": "q",
@@ -535,7 +535,7 @@ def test_a_grant_that_ends_lets_its_peer_leave():
 def test_ice_servers_on_request():
     asked = []
 
-    def ice_servers(peer):
+    def ice_servers(peer, seconds):
         asked.append(peer)
         if len(asked) > 1:
             raise TurnUnavailable("no secret now")
@@ -552,6 +552,24 @@ def test_ice_servers_on_request():
     [answer] = table.say("alice", type="get-ice-servers")
     assert answer == {"type": "ice-servers", "re": "q", "iceServers": [], "iceServersTtl": 5}
     assert asked == ["alice"]
+
+
+def test_ice_servers_are_for_as_long_as_the_grant_holds():
+    asked = []
+    table = Table(lambda peer, seconds: asked.append(seconds) or IceServers())
+    alice = Admission(subject="alice", seconds=20)
+    joined = table.say("alice", alice, type="join", room="r")[0]
+    table.tokens["alice"] = joined["resume"]["token"]
+    table.wait(5)
+    table.say("alice", type="get-ice-servers")
+    again = {"token": table.tokens["alice"], "lastSeq": 0}
+    renewed = Admission(subject="alice", seconds=100)
+    table.say("alice2", renewed, type="join", room="r", resume=again)
+    table.wait(10)
+    table.say("alice2", type="get-ice-servers")
+    table.say("bob", type="join", room="r")
+    table.say("bob", type="get-ice-servers")
+    assert asked == [20, 15, 100, 90, None, None]
 
 
 @pytest.mark.parametrize(

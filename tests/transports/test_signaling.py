@@ -30,7 +30,7 @@ class Faulty:
     def __init__(self):
         self.fails = False
 
-    def __call__(self, peer):
+    def __call__(self, peer, seconds):
         if self.fails:
             raise ZeroDivisionError("turn-secret")
         return IceServers()

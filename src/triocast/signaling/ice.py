@@ -11,9 +11,13 @@ import hashlib
 import hmac
 import math
 from collections.abc import Iterable
+from typing import Final
 
 import attrs
 import msgspec
+
+SHORTEST_LIFETIME: Final = 60
+"""Seconds: the clocks of both machines differ, and nobody should ask for new ones all the time."""
 
 
 class IceServer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -53,17 +57,26 @@ class IceSettings:
     lifetime: int = 3600
 
 
-def ice_servers(settings: IceSettings, peer: str, *, now: float) -> IceServers:
-    """Return what this peer is told at ``now``, in seconds since the epoch."""
+def ice_servers(
+    settings: IceSettings, peer: str, *, now: float, seconds: float | None = None
+) -> IceServers:
+    """Return what this peer is told at ``now``, in seconds since the epoch.
+
+    ``seconds`` is for how long the peer's grant holds yet, None for ever: credentials do not
+    outlive it by more than `SHORTEST_LIFETIME`.
+    """
     servers = [IceServer(settings.stun)] if settings.stun else []
     if not settings.turn:
         return IceServers(tuple(servers))
     assert settings.secret is not None
+    lifetime = settings.lifetime
+    if seconds is not None:
+        lifetime = min(lifetime, max(SHORTEST_LIFETIME, math.ceil(seconds)))
     username, credential = turn_credentials(
-        settings.secret, peer, expires_at=math.floor(now) + settings.lifetime
+        settings.secret, peer, expires_at=math.floor(now) + lifetime
     )
     servers.append(IceServer(settings.turn, username, credential))
-    return IceServers(tuple(servers), settings.lifetime)
+    return IceServers(tuple(servers), lifetime)
 
 
 def turn_credentials(secret: str, user: str, *, expires_at: int) -> tuple[str, str]:

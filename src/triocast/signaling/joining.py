@@ -34,7 +34,8 @@ from triocast.signaling.notices import (
 from triocast.signaling.peers import Peer, Room, announce, digest, introduce
 from triocast.signaling.registry import Registry
 
-IceServersOf = Callable[[str], IceServers]
+IceServersOf = Callable[[str, float | None], IceServers]
+"""What a peer is told whose grant holds for so many seconds, None for ever."""
 
 _sets: dict[frozenset[str], frozenset[str]] = {}
 """Combinations of capabilities, by themselves."""
@@ -206,10 +207,11 @@ class Door:
     ) -> None:
         trouble: TurnUnavailable | None = None
         try:
-            ice = self._ice_servers(peer.id)
+            ice = self._ice_servers(peer.id, admission.seconds)
         except TurnUnavailable as error:
             ice, trouble = IceServers(), error
-        limits = self._limits
+        seconds, limits = admission.seconds, self._limits
+        peer.grant_ends_at = None if seconds is None else delivery.now + seconds
         joined = Joined(
             re=optional(re),
             room=peer.room.name,
@@ -217,7 +219,7 @@ class Door:
             role=peer.role,
             ice_servers=ice.servers,
             ice_servers_ttl=ice.ttl,
-            token_ttl=admission.seconds,
+            token_ttl=seconds,
             heartbeat=Heartbeat(limits.heartbeat_seconds, limits.heartbeat_timeout),
             limits=LimitsTold(limits.sizes.message_bytes, limits.rate),
             resume=resume,

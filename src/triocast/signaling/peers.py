@@ -21,7 +21,8 @@ class Peer:
 
     ``connection`` is None while it is suspended, since ``suspended_at``. ``received`` is the last
     of its own numbers that came through. ``told_suspended`` are the ids of those who know that it
-    is suspended, ``all_told_suspended`` says that everybody in the room does.
+    is suspended, ``all_told_suspended`` says that everybody in the room does. ``grant_ends_at`` is
+    None for never.
     """
 
     id: str
@@ -39,6 +40,11 @@ class Peer:
     pairs: dict[str, Pair] = attrs.field(factory=dict, repr=False)
     told_suspended: set[str] = attrs.field(factory=set, repr=False)
     all_told_suspended: bool = False
+    grant_ends_at: float | None = None
+
+    def grant_seconds(self, now: float) -> float | None:
+        """Return for how long its grant holds yet, None for ever."""
+        return None if self.grant_ends_at is None else self.grant_ends_at - now
 
     @property
     def is_connected(self) -> bool:

@@ -74,7 +74,7 @@ PEERS_IN_A_TURN: Final = 16
 """Of so many peers' coming to an end others are told before anything else gets its turn."""
 
 
-def _no_ice_servers(peer: str) -> IceServers:
+def _no_ice_servers(peer: str, seconds: float | None) -> IceServers:
     return IceServers()
 
 
@@ -85,7 +85,8 @@ def _kicked() -> Kicked:
 class Rooms:
     """All rooms of a process.
 
-    ``ice_servers`` returns what a peer of this id is told to use now, or raises TurnUnavailable.
+    ``ice_servers`` returns what a peer of this id is told to use now, whose grant holds for so many
+    seconds (None: for ever), or raises TurnUnavailable.
     """
 
     def __init__(
@@ -251,7 +252,7 @@ class Rooms:
         self, connection: str, peer: Peer, re: RequestId, delivery: Delivery
     ) -> None:
         try:
-            ice = self._ice_servers(peer.id)
+            ice = self._ice_servers(peer.id, peer.grant_seconds(delivery.now))
         except TurnUnavailable as error:
             delivery.refuse(connection, error, re=re)
             return
