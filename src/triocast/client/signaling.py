@@ -42,6 +42,9 @@ MOST_UNRECEIVED: Final = 256
 MOST_WAITING: Final = 256
 """Messages that wait for the caller; beyond it nothing more is read."""
 
+LARGEST_MESSAGE: Final = 16_777_216
+"""Bytes: more than the list of a room of 1 000 peers, each with all the metadata it may have."""
+
 SHORTEST_WAIT_SECONDS: Final = 0.1
 LONGEST_WAIT_SECONDS: Final = 10.0
 CONNECT_SECONDS: Final = 10.0
@@ -231,6 +234,7 @@ class SignalingClient:
                         self._resource,
                         subprotocols=[SUBPROTOCOL],
                         extra_headers=self._headers,
+                        max_message_size=LARGEST_MESSAGE,
                     )
                 await self._talk(socket, nursery, join)
         except* SignalingClosed as group:
