@@ -62,6 +62,15 @@ def room_locked():
     return [table.join("carol")]
 
 
+def too_many_joins():
+    table, _ = seated(peers_per_room=3)
+    carol = Admission(subject="c", is_known=True)
+    for n in range(6):
+        table.say(f"c{n}", carol, type="join", room="r")
+        table.say(f"c{n}", type="leave")
+    return table.say("c6", carol, type="join", room="r")
+
+
 def peer_id_taken():
     table, _ = seated()
     mallory = Admission(subject="mallory", may_claim=True, is_known=True)
@@ -154,9 +163,10 @@ WAYS = {
 } | {
     way.__name__.replace("_", "-"): way
     for way in (
-        unsupported_version, already_joined, forbidden, room_not_found, room_full, room_locked,
-        peer_id_taken, peer_not_found, peer_unreachable, not_initiator, stale_session, queue_full,
-        expired, resume_failed, turn_unavailable, kicked, replaced, room_closed,
+        unsupported_version, already_joined, forbidden, room_not_found, room_full,
+        room_locked, too_many_joins, peer_id_taken, peer_not_found, peer_unreachable,
+        not_initiator, stale_session, queue_full, expired, resume_failed, turn_unavailable,
+        kicked, replaced, room_closed,
     )
 }  # fmt: skip
 
@@ -172,7 +182,7 @@ def test_a_code_is_told(code):
     assert [item["code"] for item in told] == [code]
     assert told[0]["fatal"] is (code in ("kicked", "replaced", "room-closed"))
     assert told[0]["temporary"] is (
-        code in ("room-full", "queue-full", "expired", "turn-unavailable")
+        code in ("room-full", "too-many-joins", "queue-full", "expired", "turn-unavailable")
     )
 
 

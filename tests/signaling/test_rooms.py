@@ -419,6 +419,34 @@ def test_who_shares_an_address_does_not_take_the_others_places():
     assert back[0]["resume"]["resumed"] is True
 
 
+def test_who_comes_and_goes_all_the_time_is_kept_from_it():
+    table = Table(peers_per_room=2)
+    table.join("bob")
+    carol = Admission(subject="c", may_claim=True, is_known=True)
+    codes = []
+    for n in range(6):
+        joined = table.say(f"c{n}", carol, **CLAIM)[0]
+        codes.append(joined.get("code"))
+        table.tokens.setdefault("me", joined.get("resume", {}).get("token"))
+    assert codes == [None] * 4 + ["too-many-joins"] * 2
+    assert joined["retryAfter"] == 0.5
+    count = sum(told["type"] == "peer-joined" for told in table.take("bob"))
+    assert count == 4
+    # Who comes back begins nothing anew, and others have nothing to do with it.
+    table.tokens["me"] = table.say("d", Admission(subject="d"), type="join", room="s")[0]["resume"][
+        "token"
+    ]
+    for n in range(10):
+        assert table.resume(f"d{n}", "me", 0, subject="d", room="s")[0]["resume"]["resumed"]
+    table.wait(0.5)
+    assert table.say("c6", carol, **CLAIM)[0]["type"] == "joined"
+    # Of an address there may be many.
+    anybody = Admission(subject="address:192.0.2.1")
+    for n in range(10):
+        assert table.say(f"x{n}", anybody, type="join", room="s")[0]["type"] == "joined"
+        table.say(f"x{n}", type="leave")
+
+
 def test_the_same_subject_takes_its_own_place_with_a_new_session():
     table = Table(peers_per_room=2)
     alice = Admission(subject="a", may_claim=True, is_known=True)

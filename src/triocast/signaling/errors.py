@@ -86,6 +86,14 @@ class RoomFull(SignalingError):
     temporary = True
 
 
+class TooManyJoins(SignalingError):
+    """The user has come to this room too often of late."""
+
+    code = "too-many-joins"
+    status = 429
+    temporary = True
+
+
 class RoomLocked(SignalingError):
     code = "room-locked"
     status = 403

@@ -16,6 +16,7 @@ from triocast.signaling.errors import (
     RoomFull,
     RoomLocked,
     RoomNotFound,
+    TooManyJoins,
     TurnUnavailable,
     UnsupportedVersion,
 )
@@ -95,6 +96,7 @@ class Door:
         peer_id = message.peer or fresh.peer
         room = self._registry.rooms.get(message.room)
         before = None if room is None else room.peers.get(peer_id)
+        self._check_comings(room, admission, delivery.now)
         if room is None or before is None:
             self._check_room(room, admission)
             self._check_peers(delivery)
@@ -104,6 +106,8 @@ class Door:
         else:
             error = Replaced("the peer joined anew")
             self._registry.expel(before, error, delivery, keep_room=True)
+        if admission.subject is not None and admission.is_known:
+            room.comings.note(admission.subject, delivery.now)
         peer = self._make_peer(peer_id, room, connection, message, admission, fresh)
         self._registry.add(peer)
         resume = ResumeTold(fresh.token, self._limits.grace_seconds, False, False, 0, 0)
@@ -122,6 +126,17 @@ class Door:
             raise RoomNotFound("there is no such room")
         if len(self._registry.rooms) >= self._limits.rooms:
             raise RoomFull("the server has as many rooms as it takes", wait=5)
+
+    def _check_comings(self, room: Room | None, admission: Admission, now: float) -> None:
+        """Refuse a user that comes and goes: all others begin a connection with it each time.
+
+        Of those who are known by their address there may be any number.
+        """
+        if room is None or admission.subject is None or not admission.is_known:
+            return
+        wait = room.comings.wait(admission.subject, now, at_once=2 * self._limits.peers_per_room)
+        if wait > 0:
+            raise TooManyJoins("you have joined this room too often of late", wait=wait)
 
     def _check_peers(self, delivery: Delivery) -> None:
         """Have room for one more peer, in the place of the one that is away for longest.

@@ -8,6 +8,7 @@ from typing import TypeVar
 import attrs
 import msgspec
 
+from triocast.signaling.comings import Comings
 from triocast.signaling.mailbox import Mailbox
 from triocast.signaling.notices import PeerInfo, PeerJoined
 from triocast.signaling.pairing import Pair
@@ -60,6 +61,7 @@ class Room:
     name: str
     peers: dict[str, Peer] = attrs.field(factory=dict)
     is_locked: bool = False
+    comings: Comings = attrs.field(factory=Comings, repr=False)
 
 
 @attrs.frozen
