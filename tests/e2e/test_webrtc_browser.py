@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from e2e.browser import Page
 from e2e.rest import call, until
 from e2e.rtc_pages import LOOPBACK, PAGE, browser, heard, join, opened, origin, start, tab
 from e2e.servers import Server
 from e2e.tokens import KEY, token
+from triocast.signaling.messages import SUBPROTOCOL
 
 __all__ = ["LOOPBACK", "PAGE", "browser", "origin", "start", "tab"]
 
@@ -361,6 +364,29 @@ def test_the_demo(start: Callable[..., Server], tab: Callable[..., Page], tmp_pa
     until(lambda: "Ann: <b>hello</b>" in text_of(pages[1], "log"), "message")
     pages[1].screenshot(tmp_path / "demo.png")
     assert (tmp_path / "demo.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", [{"toString": 1, "valueOf": 1}, "x" * 4_000])
+def test_the_demo_takes_any_name(
+    start: Callable[..., Server], tab: Callable[..., Page], name: object
+) -> None:
+    server = start()
+    page = tab(f"http://{server.authority}{DEMO}")
+    until(lambda: page.evaluate(f"{NAME}.value !== ''"), "script")
+    page.evaluate("document.getElementById('entrance').requestSubmit()")
+    until(lambda: "joined" in text_of(page, "status"), "joined")
+    room = text_of(page, "where")
+    url = f"ws://{server.authority}/realtime/webrtc/signaling"
+    with connect(url, subprotocols=[Subprotocol(SUBPROTOCOL)]) as odd:
+        odd.send(json.dumps({"type": "join", "room": room, "metadata": {"name": name}}))
+        joined = json.loads(odd.recv(timeout=20))
+        until(lambda: "connecting" in text_of(page, "peers"), "row")
+        shown = text_of(page, "peers")
+        assert (joined["peer"] in shown) == (not isinstance(name, str))
+        assert len(shown) < 1_000
+        odd.send(json.dumps({"type": "leave"}))
+    until(lambda: "has gone (left)" in text_of(page, "log"), "remark")
+    assert "connecting" not in text_of(page, "peers")
 
 
 def test_the_demo_says_what_becomes_of_you(

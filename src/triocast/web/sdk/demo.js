@@ -8,6 +8,7 @@ const ENDS = {
     4502: "You were removed from the room.",
     4503: "The room was closed.",
 };
+const LONGEST_NAME = 100;
 let client = null;
 
 $("name").value = `Guest ${Math.floor(Math.random() * 900) + 100}`;
@@ -97,7 +98,8 @@ function say(text) {
 }
 
 function nameOf(peer) {
-    return String(peer.metadata?.name ?? peer.id);
+    const name = peer.metadata?.name; // Others may have said anything.
+    return typeof name === "string" ? name.slice(0, LONGEST_NAME) : peer.id;
 }
 
 function addRow(peer) {
