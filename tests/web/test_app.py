@@ -50,6 +50,13 @@ async def test_what_is_not_there_is_refused_in_json(client):
     assert "POST" in reply.headers["Allow"]
 
 
+@pytest.mark.parametrize("path", ["/x//id", "//realtime//events", "/realtime/webrtc//rooms", "//"])
+async def test_slashes_too_many_lead_nowhere(client, caplog, path):
+    reply = await client.get(f"http://localhost{path}")
+    assert (reply.status_code, reply.json()["code"]) == (404, "not_found")
+    assert caplog.text == ""
+
+
 async def test_readiness_ends_with_the_drain(app, client):
     assert (await client.get("/readyz")).status_code == 200
     await node_of(app).drain(1)

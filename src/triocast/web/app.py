@@ -66,6 +66,7 @@ def create_app(settings: Settings | None = None, *, own_server: bool = False) ->
         settings = load_settings().settings
     node = build_node(settings)
     app = QuartTrio("triocast", static_folder=None)
+    app.url_map.merge_slashes = False  # Werkzeug's redirects to other paths are none of Quart's.
     app.request_class = Request
     app.asgi_http_class = asgi.HTTPConnection
     app.asgi_websocket_class = asgi.WebSocketConnection
