@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -69,14 +70,22 @@ class Signaling:
         self._most_strangers = most_strangers
         # Since when they are here, in this order.
         self._strangers: OrderedDict[SignalingConnection, float] = OrderedDict()
+        self._crowds: Counter[str] = Counter()  # of them by where they come from
         self._recipients = Recipients()
 
-    def make_room_for_stranger(self) -> None:
-        """Have room for one more client without a token, in the place of the first to have come.
+    def make_room_for_stranger(self, address: str | None) -> None:
+        """Have room for one more client without a token.
 
-        Raises TooManyConnections if that one has only just come, too.
+        It takes the place of one from where more of them come than from its own address, or of the
+        first to have come. Raises TooManyConnections if that one has only just come, too.
         """
         if len(self._strangers) < self._most_strangers:
+            return
+        crowd, size = max(self._crowds.items(), key=itemgetter(1))
+        if size > self._crowds[_subject_at(address)] + 1:
+            next(each for each in self._strangers if _subject_at(each.address) == crowd).end(
+                EndReason.PEER_LOST
+            )
             return
         first, since = next(iter(self._strangers.items()))
         if trio.current_time() < since + STRANGER_SECONDS:
@@ -104,16 +113,25 @@ class Signaling:
         self._recipients.enter(connection)
         if is_stranger:
             self._strangers[connection] = trio.current_time()
+            self._crowds[_subject_at(connection.address)] += 1
 
     def recognize(self, connection: SignalingConnection) -> None:
         """Be told that a connection has shown a token that is good."""
-        self._strangers.pop(connection, None)
+        self._forget_stranger(connection)
+
+    def _forget_stranger(self, connection: SignalingConnection) -> None:
+        if self._strangers.pop(connection, None) is None:
+            return
+        crowd = _subject_at(connection.address)
+        self._crowds[crowd] -= 1
+        if not self._crowds[crowd]:
+            del self._crowds[crowd]
 
     def leave(self, connection: SignalingConnection, reason: EndReason) -> None:
         """Be told that it has ended. Its peer may come back, unless its grant has ended."""
         if not self._recipients.leave(connection):
             return
-        self._strangers.pop(connection, None)
+        self._forget_stranger(connection)
         now = trio.current_time()
         if reason is EndReason.GRANT_ENDED:
             self.carry_out(self.rooms.end(connection.id, CloseCode.UNAUTHORIZED, "", now))
@@ -268,7 +286,7 @@ class SignalingConnection(WebSocketConnection):
             raise JoinForbidden("you may not join this room")
         ends = self.grant.expires_at
         return Admission(
-            subject=self._subject(),
+            subject=_subject_at(self.address) if self.user is None else user_subject(self.user),
             role=right.role,
             may_create=right.create,
             may_claim=right.claim,
@@ -276,14 +294,6 @@ class SignalingConnection(WebSocketConnection):
             is_known=self.user is not None,
             seconds=None if ends is None else max(0, int(ends - time.time())),
         )
-
-    def _subject(self) -> str:
-        if self.user is not None:
-            return user_subject(self.user)
-        try:
-            return address_subject(self.address or "")
-        except ValueError:
-            return f"address:{self.address}"  # of a Unix socket, or what a stock server makes up
 
     def _take_grant(self, token: str | None) -> None:
         if token is None:
@@ -309,3 +319,10 @@ class SignalingConnection(WebSocketConnection):
     def _refuse(self, error: SignalingError, re: RequestId) -> None:
         self._pace.charge(REFUSED_BYTES)
         self._tell_now(error_message(error, re=re))
+
+
+def _subject_at(address: str | None) -> str:
+    try:
+        return address_subject(address or "")
+    except ValueError:
+        return f"address:{address}"  # of a Unix socket, or what a stock server makes up
