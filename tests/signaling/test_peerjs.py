@@ -212,6 +212,24 @@ def test_one_sender_leaves_room_for_others() -> None:
     assert [note for _, _, note in told(peers.claim("3", EVE, 0))] == [None, 0, 1, 9]
 
 
+@pytest.mark.parametrize(
+    "limits", [PeerLimits(receiver_messages=4), PeerLimits(receiver_bytes=4 * SIZE + 9)]
+)
+def test_nobody_keeps_a_receivers_place_to_itself(limits: PeerLimits) -> None:
+    peers = Peers(limits)
+    for connection in "12":  # of one user, under two ids
+        peers.claim(connection, Owner(f"m{connection}", "s", "mallory"), 0)
+        for n in range(2):
+            peers.handle(connection, offer("eve", n), 0)
+    peers.claim("3", ANN, 0)
+    assert told(peers.handle("3", offer("eve", 3), 1)) == [("1", "EXPIRE", "eve")]
+    peers.claim("4", BOB, 0)
+    assert peers.handle("4", offer("eve", 4), 1) == []
+    # With as much as others, or more, one waits for oneself only.
+    assert told(peers.handle("3", offer("eve", 5), 1)) == [("3", "EXPIRE", "eve")]
+    assert [note for _, _, note in told(peers.claim("5", EVE, 2))] == [None, 0, 1, 4]
+
+
 def test_who_has_most_waiting_gives_way_to_others() -> None:
     peers = Peers(PeerLimits(total_bytes=20 * SIZE))
     greedy = [Owner(f"gr{n}", "g", user="greedy") for n in range(10)]

@@ -228,33 +228,53 @@ class Peers:
     # What waits.
 
     def _queue(self, sender: Owner, message: Relayed, data: bytes, now: float) -> list[Effect]:
-        pair = self._pairs.get((message.dst, sender))
         size = len(data) + ENTRY_BYTES
-        if not self._has_room(sender, message.dst, size):
+        may_wait = self._may_wait(sender, size)
+        effects = self._make_room(sender, message.dst, size) if may_wait else []
+        pair = self._pairs.get((message.dst, sender))
+        if not may_wait or self._is_full(message.dst, size):
             # The rest of a negotiation is of no use without this, so all of it is given up.
             self.stats.expired += 1
             if pair is not None:
-                return self._give_up(pair)
-            return self._tell_expired(sender, message.dst)
+                return [*effects, *self._give_up(pair)]
+            return [*effects, *self._tell_expired(sender, message.dst)]
         if pair is None:
             pair = self._pairs[message.dst, sender] = _Pair(sender, message.dst, now)
             self._by_receiver.setdefault(message.dst, {})[sender] = pair
         pair.messages.append((next(self._numbers), data))
         self._add(pair, size)
-        effects: list[Effect] = []
         while (heaviest := self._budget.heaviest()) is not None:
             effects.extend(self._give_up(next(iter(heaviest.pairs.values()))))
         return effects
 
-    def _has_room(self, sender: Owner, receiver: str, size: int) -> bool:
-        limits = self.limits
+    def _make_room(self, sender: Owner, receiver: str, size: int) -> list[Effect]:
+        """Have whoever sent most of what waits for a receiver give way to one who sent less.
+
+        Else one user could keep what all others say from somebody who is about to come.
+        """
+        effects: list[Effect] = []
+        while (pairs := self._by_receiver.get(receiver)) and self._is_full(receiver, size):
+            sent: Counter[Owner | str] = Counter()
+            for pair in pairs.values():
+                sent[_payer(pair.sender)] += pair.bytes
+            payer, most = max(sent.items(), key=itemgetter(1))
+            if most <= sent[_payer(sender)] + size:
+                break
+            first = next(pair for pair in pairs.values() if _payer(pair.sender) == payer)
+            effects.extend(self._give_up(first))
+        return effects
+
+    def _is_full(self, receiver: str, size: int) -> bool:
         pairs = self._by_receiver.get(receiver, {}).values()
         return (
-            self._budget.takes(self._accounts.get(_payer(sender), _Account()), size)
-            and self._bytes_of[sender] + size <= limits.sender_bytes
-            and sum(pair.bytes for pair in pairs) + size <= limits.receiver_bytes
-            and sum(len(pair.messages) for pair in pairs) < limits.receiver_messages
+            sum(pair.bytes for pair in pairs) + size > self.limits.receiver_bytes
+            or sum(len(pair.messages) for pair in pairs) >= self.limits.receiver_messages
         )
+
+    def _may_wait(self, sender: Owner, size: int) -> bool:
+        account = self._accounts.get(_payer(sender), _Account())
+        is_much = self._bytes_of[sender] + size > self.limits.sender_bytes
+        return not is_much and self._budget.takes(account, size)
 
     def _is_late(self, pair: _Pair, now: float) -> bool:
         return now - pair.since >= self.limits.wait_seconds
