@@ -16,7 +16,8 @@ from triocast.signaling.ice import IceServers
 from triocast.signaling.limits import Limits
 from triocast.signaling.rooms import Rooms
 from triocast.transports.links import StreamLink
-from triocast.transports.signaling import STRANGER_SECONDS, Signaling, SignalingConnection
+from triocast.transports.signaling import Signaling, SignalingConnection
+from triocast.transports.strangers import STRANGER_SECONDS
 
 from .conftest import HEARTBEAT, WebSocketClient
 
@@ -188,12 +189,12 @@ async def test_a_ban_holds_in_the_whole_network_of_an_address(autojump_clock, op
 
 
 async def test_who_shows_no_token_gives_way_to_who_may(autojump_clock, open_peer, signaling):
-    signaling._most_strangers = 2
+    signaling.strangers.most = 2
     idle = [await open_peer(grant=None) for _ in range(2)]
     with pytest.raises(TooManyConnections):
-        signaling.make_room_for_stranger("192.0.2.1")
+        signaling.strangers.make_room("192.0.2.1")
     await trio.sleep(STRANGER_SECONDS)
-    signaling.make_room_for_stranger("192.0.2.1")
+    signaling.strangers.make_room("192.0.2.1")
     newcomer = await open_peer(grant=None)
     reasons = [peer.connection.reason for peer in (*idle, newcomer)]
     assert reasons == [EndReason.PEER_LOST, None, None]
@@ -207,28 +208,28 @@ async def test_who_shows_no_token_gives_way_to_who_may(autojump_clock, open_peer
         assert joined["room"] == "r"
     await trio.sleep(2 * STRANGER_SECONDS)
     for _ in range(2):
-        signaling.make_room_for_stranger("192.0.2.1")
+        signaling.strangers.make_room("192.0.2.1")
         await open_peer(grant=None)
     assert idle[1].connection.reason is newcomer.connection.reason is None
 
 
 async def test_who_comes_alone_takes_the_place_of_one_of_many(autojump_clock, open_peer, signaling):
-    signaling._most_strangers = 4
+    signaling.strangers.most = 4
     many = [await open_peer(grant=None, address=f"2001:db8::{n}") for n in range(3)]
     few = [await open_peer(grant=None, address="192.0.2.1")]
-    signaling.make_room_for_stranger("192.0.2.2")
+    signaling.strangers.make_room("192.0.2.2")
     few.append(await open_peer(grant=None, address="192.0.2.2"))
     assert many[0].connection.reason is EndReason.PEER_LOST
     # Now none of them is one of a crowd, compared with who comes.
     for address in ("2001:db8::9", "192.0.2.1"):
         with pytest.raises(TooManyConnections):
-            signaling.make_room_for_stranger(address)
-    signaling.make_room_for_stranger("192.0.2.3")
+            signaling.strangers.make_room(address)
+    signaling.strangers.make_room("192.0.2.3")
     reasons = [peer.connection.reason for peer in (*many[1:], *few)]
     assert reasons == [EndReason.PEER_LOST, None, None, None]
     await few[0].ask({"type": "join", "room": "r", "token": "good"})
     many[2].connection.end(EndReason.CLIENT_CLOSED)
-    assert signaling._crowds == {"address:192.0.2.2": 1}
+    assert len(signaling.strangers) == 1
 
 
 async def test_a_mistake_of_ours_is_told_and_ends_one_connection(

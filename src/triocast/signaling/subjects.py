@@ -16,6 +16,14 @@ def user_subject(user: str) -> str:
     return f"user:{user}"
 
 
+def subject_at(address: str | None) -> str:
+    """Return the subject of those without a user who come from there, whatever it is."""
+    try:
+        return address_subject(address or "")
+    except ValueError:
+        return f"address:{address}"  # of a Unix socket, or what a stock server makes up
+
+
 @lru_cache(maxsize=4_096)
 def address_subject(address: str) -> str:
     """Return the subject of those without a user at an address: of IPv6, those in its network.

@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from triocast.auth import Grant
-from triocast.errors import CloseCode, EndReason, TooManyConnections, TriocastError
+from triocast.errors import CloseCode, EndReason, TriocastError
 from triocast.link import Link
 from triocast.signaling.delivery import Effect
 from triocast.signaling.errors import (
@@ -33,8 +31,9 @@ from triocast.signaling.messages import (
 )
 from triocast.signaling.notices import Ping, Told, encode, error_message, refusal
 from triocast.signaling.rooms import Rooms
-from triocast.signaling.subjects import address_subject, user_subject
+from triocast.signaling.subjects import subject_at, user_subject
 from triocast.transports.effects import Pace, Recipients, size_of
+from triocast.transports.strangers import Strangers
 from triocast.transports.websocket import WebSocketConnection
 
 if TYPE_CHECKING:
@@ -50,10 +49,6 @@ DUE_SECONDS: Final = 1.0
 REFUSED_BYTES: Final = 65_536
 """What a join with a wrong token counts for: it costs us a signature, and others guess."""
 
-STRANGER_SECONDS: Final = 1.0
-"""For so long nobody without a token has to give way to the next one. A client has its token before
-it connects, so that it shows it within a round trip; who holds places for long has none."""
-
 GrantOf = Callable[[str], Grant]
 
 
@@ -67,30 +62,8 @@ class Signaling:
         take the places of those who have one.
         """
         self.rooms = rooms
-        self._most_strangers = most_strangers
-        # Since when they are here, in this order.
-        self._strangers: OrderedDict[SignalingConnection, float] = OrderedDict()
-        self._crowds: Counter[str] = Counter()  # of them by where they come from
+        self.strangers = Strangers(most_strangers)
         self._recipients = Recipients()
-
-    def make_room_for_stranger(self, address: str | None) -> None:
-        """Have room for one more client without a token.
-
-        It takes the place of one from where more of them come than from its own address, or of the
-        first to have come. Raises TooManyConnections if that one has only just come, too.
-        """
-        if len(self._strangers) < self._most_strangers:
-            return
-        crowd, size = max(self._crowds.items(), key=itemgetter(1))
-        if size > self._crowds[_subject_at(address)] + 1:
-            next(each for each in self._strangers if _subject_at(each.address) == crowd).end(
-                EndReason.PEER_LOST
-            )
-            return
-        first, since = next(iter(self._strangers.items()))
-        if trio.current_time() < since + STRANGER_SECONDS:
-            raise TooManyConnections("too many clients have yet to show their token; come back")
-        first.end(EndReason.PEER_LOST)
 
     async def run(self) -> None:
         """Do what time brings, until cancelled."""
@@ -112,26 +85,17 @@ class Signaling:
         """Be told of a connection, which may join a room."""
         self._recipients.enter(connection)
         if is_stranger:
-            self._strangers[connection] = trio.current_time()
-            self._crowds[_subject_at(connection.address)] += 1
+            self.strangers.add(connection)
 
     def recognize(self, connection: SignalingConnection) -> None:
         """Be told that a connection has shown a token that is good."""
-        self._forget_stranger(connection)
-
-    def _forget_stranger(self, connection: SignalingConnection) -> None:
-        if self._strangers.pop(connection, None) is None:
-            return
-        crowd = _subject_at(connection.address)
-        self._crowds[crowd] -= 1
-        if not self._crowds[crowd]:
-            del self._crowds[crowd]
+        self.strangers.discard(connection)
 
     def leave(self, connection: SignalingConnection, reason: EndReason) -> None:
         """Be told that it has ended. Its peer may come back, unless its grant has ended."""
         if not self._recipients.leave(connection):
             return
-        self._forget_stranger(connection)
+        self.strangers.discard(connection)
         now = trio.current_time()
         if reason is EndReason.GRANT_ENDED:
             self.carry_out(self.rooms.end(connection.id, CloseCode.UNAUTHORIZED, "", now))
@@ -286,7 +250,7 @@ class SignalingConnection(WebSocketConnection):
             raise JoinForbidden("you may not join this room")
         ends = self.grant.expires_at
         return Admission(
-            subject=_subject_at(self.address) if self.user is None else user_subject(self.user),
+            subject=subject_at(self.address) if self.user is None else user_subject(self.user),
             role=right.role,
             may_create=right.create,
             may_claim=right.claim,
@@ -319,10 +283,3 @@ class SignalingConnection(WebSocketConnection):
     def _refuse(self, error: SignalingError, re: RequestId) -> None:
         self._pace.charge(REFUSED_BYTES)
         self._tell_now(error_message(error, re=re))
-
-
-def _subject_at(address: str | None) -> str:
-    try:
-        return address_subject(address or "")
-    except ValueError:
-        return f"address:{address}"  # of a Unix socket, or what a stock server makes up

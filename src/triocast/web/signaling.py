@@ -59,7 +59,7 @@ def open_signaling(node: Node, call: Call) -> SignalingConnection:
         call.headers, call.query
     )
     if waits_for_token:
-        node.signaling.make_room_for_stranger(call.address)
+        node.signaling.strangers.make_room(call.address)
     return SignalingConnection(
         node.connections,
         node.signaling,
