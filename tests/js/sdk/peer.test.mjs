@@ -516,6 +516,88 @@ group("a connection that fails", () => {
   });
 });
 
+group("a connection on which no channel can open any more", () => {
+  /** Nothing was found, and the browser has ended SCTP: a restart of ICE leaves it so. */
+  async function fail(t, given) {
+    const all = await connect(t, given);
+    const [pc] = all.connections;
+    pc.sctp.state = "closed";
+    pc.connectionState = "failed";
+    all.isNew = () => [all.connections.length, pc.connectionState];
+    return all;
+  }
+  const begun = ({ sent }) => sent.map(({ type, session }) => [type, session]);
+
+  test("is made anew by the initiator's restart()", async (t) => {
+    const { peer, told, isNew } = await fail(t);
+    peer.restart();
+    await settle();
+    assert.deepEqual([isNew(), begun(told)], [[2, "closed"], [["offer", 2]]]);
+  });
+
+  test("is made anew by the initiator when it is asked for new candidates", async (t) => {
+    const { told, isNew, hear } = await fail(t);
+    await hear("renegotiate", { iceRestart: true });
+    assert.deepEqual([isNew(), begun(told)], [[2, "closed"], [["offer", 2]]]);
+  });
+
+  test("is made anew by the initiator when the other offers", async (t) => {
+    const { told, isNew, offers } = await fail(t);
+    await offers("far", 2, 2);
+    assert.deepEqual([isNew(), begun(told)], [[2, "closed"], [["offer", 2]]]);
+  });
+
+  test("is made anew by the other, whose answer tells the initiator", async (t) => {
+    const { peer, told, connections, isNew, offers } = await fail(t, { initiator: false });
+    peer.restart();
+    await settle();
+    await offers("far", 2, 2);
+    assert.deepEqual([isNew(), said(told)], [[2, "closed"], ["renegotiate", "answer"]]);
+    assert.deepEqual([...fingerprints(told.sent[1].description)], ["sha-256 pc2"]);
+    assert.equal(connections[1].signalingState, "stable");
+  });
+
+  test("is made anew by the other, if it had an offer out", async (t) => {
+    const { peer, told, connections, isNew } = await fail(t, { initiator: false });
+    connections[0].onnegotiationneeded();
+    await settle();
+    peer._mend();
+    await settle();
+    assert.deepEqual([isNew(), said(told)], [
+      [2, "closed"],
+      ["offer", "renegotiate", "renegotiate"],
+    ]);
+  });
+
+  for (const initiator of [true, false]) {
+    const who = initiator ? "the initiator" : "the other";
+    test(`is not told as connected, but made anew by ${who}`, async (t) => {
+      const { peer, told, seen, connections, isNew } = await fail(t, { initiator });
+      await connections[0].become("connected"); // it failed while the answer was on its way
+      assert.deepEqual(isNew(), [2, "closed"]);
+      assert.deepEqual(begun(told), [initiator ? ["offer", 2] : ["renegotiate", 1]]);
+      assert.equal(told.sent[0].reason, initiator ? undefined : "gap");
+      assert.deepEqual([peer.state, seen], ["connecting", [["state", { state: "connecting" }]]]);
+    });
+  }
+
+  test("is kept while it is of use for other things, and nobody restarts it", async (t) => {
+    const { told, connections, hear } = await connect(t);
+    connections[0].sctp.state = "closed";
+    await hear("renegotiate", { iceRestart: false });
+    assert.deepEqual([connections.length, begun(told)], [1, [["offer", 1]]]);
+  });
+});
+
+test("a connection without data channels is kept, and restarts ICE", async (t) => {
+  const { peer, told, connections } = await connect(t);
+  connections[0].sctp = null;
+  await connections[0].become("failed");
+  await connections[0].become("connected");
+  assert.deepEqual([peer.state, connections.length], ["connected", 1]);
+  assert.deepEqual([said(told), ufrag(told.sent[0])], [["offer"], "pc1-2"]);
+});
+
 test("channels are listed while they are open", async (t) => {
   const { peer, connections, seen } = await connect(t);
   const [channel] = connections[0].channels;

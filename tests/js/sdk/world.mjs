@@ -103,6 +103,7 @@ class FakeChannel extends EventTarget {
 export class FakePeerConnection {
   signalingState = "stable";
   connectionState = "new";
+  sctp = { state: "connecting" };
   localDescription = null;
   remoteDescription = null;
   rollbacks = 0;

@@ -16,6 +16,15 @@ export function emit(target, type, detail) {
 }
 
 /**
+ * Whether no data channel can open any more, though the rest may connect: where Firefox finds no
+ * way to the other side, it ends SCTP for good, against the standard. A restart of ICE is too
+ * little then.
+ */
+function isSpent(pc) {
+    return pc.sctp?.state === "closed";
+}
+
+/**
  * Another peer of the room. Its events come at the client too, with `detail.peer`:
  *
  * `connection` {pc}     a new RTCPeerConnection, before anything is agreed: add tracks here
@@ -253,8 +262,13 @@ export class Peer extends EventTarget {
         const collides = pc.signalingState !== "stable";
         // The first offer of a session is the initiator's, and never turned down.
         if (collides && !this.#polite && (this.#initiator || this.#answered)) return;
+        if (isSpent(pc) && this.#initiator) {
+            this.#rebuild();
+            return;
+        }
         // Some browsers hang for ever if their first offer is rolled back before it has candidates.
-        if ((collides && !pc.remoteDescription) || isAnother(pc, message.description)) {
+        const isUnfit = isSpent(pc) || (collides && !pc.remoteDescription);
+        if (isUnfit || isAnother(pc, message.description)) {
             this.#build();
             this.#enqueue((fresh) => this.#takeOffer(fresh, message));
             return;
@@ -413,7 +427,9 @@ export class Peer extends EventTarget {
     }
 
     async #offer(pc, {iceRestart = false} = {}) {
-        if (iceRestart && !this.#restartsIce) {
+        if (iceRestart && isSpent(pc)) {
+            return this.#startOver();
+        } else if (iceRestart && !this.#restartsIce) {
             if (!this._isUp && this.#initiator) return this.#rebuild();
         } else if (iceRestart) {
             pc.restartIce();
@@ -436,7 +452,8 @@ export class Peer extends EventTarget {
         if (state === "connected") {
             clearTimeout(this.#timer);
             this.#timer = null;
-            this.#setState("connected");
+            if (isSpent(pc)) this.#startOver();
+            else this.#setState("connected");
         } else if (state === "disconnected") {
             this.#setState("disconnected");
         } else if (state === "failed") {
