@@ -581,6 +581,42 @@ group("a connection on which no channel can open any more", () => {
     });
   }
 
+  for (const initiator of [true, false]) {
+    const who = initiator ? "the initiator" : "the other";
+    test(`is made anew once by ${who}, if a restart of ICE was under way`, async (t) => {
+      const { peer, told, seen, connections } = await connect(t, { initiator });
+      const [pc] = connections;
+      await pc.become("disconnected");
+      peer.restart();
+      await settle();
+      pc.sctp.state = "closed";
+      await pc.become("failed");
+      assert.deepEqual([connections.length, pc.connectionState], [2, "closed"]);
+      assert.deepEqual(said(told), initiator ? ["offer", "offer"] : ["renegotiate", "renegotiate"]);
+      connections[1].sctp.state = "closed";
+      await connections[1].become("failed");
+      assert.deepEqual([connections.length, peer.state], [2, "failed"]);
+      assert.equal(seen.filter(([type]) => type === "failed").length, 1);
+    });
+  }
+
+  test("is not one whose channels may come back, if a restart fails", async (t) => {
+    const { peer, told, connections } = await connect(t);
+    await connections[0].become("disconnected");
+    peer.restart();
+    await settle();
+    await connections[0].become("failed");
+    assert.deepEqual([connections.length, peer.state, said(told)], [1, "failed", ["offer"]]);
+  });
+
+  test("is told as failed, if it was the first try", async (t) => {
+    const { peer, told, connections, answers } = await meet(t);
+    await answers();
+    connections[0].sctp.state = "closed";
+    await connections[0].become("failed");
+    assert.deepEqual([connections.length, peer.state, said(told)], [1, "failed", ["offer"]]);
+  });
+
   test("is kept while it is of use for other things, and nobody restarts it", async (t) => {
     const { told, connections, hear } = await connect(t);
     connections[0].sctp.state = "closed";

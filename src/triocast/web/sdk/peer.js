@@ -64,6 +64,7 @@ export class Peer extends EventTarget {
     #early = [];
     #errors = [];
     #timer = null;
+    #isFirstTry = true;
     #needsMending = false;
     #heard = 0;
     #unheard = [];
@@ -345,6 +346,7 @@ export class Peer extends EventTarget {
         this.#errors = [];
         this.#setState("connecting");
         this.#startTimer();
+        this.#isFirstTry = true;
         const pc = (this.pc = this.#make());
         if (!pc) {
             this.#fail();
@@ -458,6 +460,7 @@ export class Peer extends EventTarget {
             this.#setState("disconnected");
         } else if (state === "failed") {
             if (!this.#room.reaches(this)) this.#room.lost(this);
+            else if (this.#timer !== null && !this.#isFirstTry && isSpent(pc)) this.#startOver();
             else if (this.#timer !== null) this.#fail();
             else if (this.state !== "failed") this.restart();
         }
@@ -466,6 +469,7 @@ export class Peer extends EventTarget {
     #startTimer() {
         clearTimeout(this.#timer);
         this.#timer = setTimeout(() => this.#fail(), this.#room.connectTimeout);
+        this.#isFirstTry = false;
         if (this.state === "failed") this.#setState("connecting");
     }
 
