@@ -600,6 +600,16 @@ group("a connection on which no channel can open any more", () => {
     });
   }
 
+  test("is known by DTLS, before SCTP is told as closed", async (t) => {
+    const { peer, connections } = await connect(t);
+    await connections[0].become("disconnected");
+    peer.restart();
+    await settle();
+    connections[0].sctp.transport = { state: "failed" };
+    await connections[0].become("failed");
+    assert.equal(connections.length, 2);
+  });
+
   test("is not one whose channels may come back, if a restart fails", async (t) => {
     const { peer, told, connections } = await connect(t);
     await connections[0].become("disconnected");

@@ -21,7 +21,8 @@ export function emit(target, type, detail) {
  * little then.
  */
 function isSpent(pc) {
-    return pc.sctp?.state === "closed";
+    // DTLS is told as failed first, and SCTP as closed after the connection's own event.
+    return pc.sctp?.state === "closed" || pc.sctp?.transport?.state === "failed";
 }
 
 /**
