@@ -31,7 +31,8 @@ def linked(server: Server) -> list[str]:
 def test_files_are_kept_by_caches(server: Server) -> None:
     paths = linked(server)
     modules = {path for path in paths if path.startswith("/realtime/sdk/")}
-    assert modules == {f"/realtime/sdk/{name}.js" for name in ("signaling", "line", "peer", "sdp")}
+    names = ("signaling", "attention", "connection", "line", "peer", "sdp")
+    assert modules == {f"/realtime/sdk/{name}.js" for name in names}
     for path in paths:
         answer = call(server, "GET", path)
         assert (answer.status, answer.headers["x-content-type-options"]) == (200, "nosniff")

@@ -37,7 +37,14 @@ def _load(name: str, kind: str) -> Asset:
     return Asset(body, f"{kind}; charset=utf-8", tag)
 
 
-MODULES: Final = ("signaling.js", "line.js", "peer.js", "sdp.js")
+MODULES: Final = (
+    "signaling.js",
+    "attention.js",
+    "connection.js",
+    "line.js",
+    "peer.js",
+    "sdp.js",
+)
 """The SDK: the first is what pages import, the others are what it imports from next to it."""
 
 ASSETS: Final = {

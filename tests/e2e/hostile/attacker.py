@@ -95,6 +95,11 @@ def send(sock: socket.socket, data: bytes) -> bool:
         sock.sendall(data)
     except GONE:
         return False
+    except ssl.SSLError as error:
+        # OpenSSL's word for it behind a write that was cut short when the server closed.
+        if error.reason != "BAD_LENGTH":
+            raise
+        return False
     return True
 
 

@@ -1,28 +1,16 @@
 /** Another peer of a room: one RTCPeerConnection after the other, and what is agreed on them. */
 
-import {hasCandidates, isAnother} from "./sdp.js";
+import {Attention} from "./attention.js";
+import {isSpent, pathOf, whyNot} from "./connection.js";
+import {isAnother} from "./sdp.js";
 
 const MOST_EARLY = 256;
 const MOST_ERRORS = 32;
 const LONGEST_ERROR = 500;
-/** So many descriptions and requests of a peer are taken at once, and as many again in this time. */
-const MOST_HEARD = 30;
-const HEARD_FOR = 5_000;
-const MOST_UNHEARD = 30;
 
 /** Have a target tell its listeners. */
 export function emit(target, type, detail) {
     target.dispatchEvent(new CustomEvent(type, {detail}));
-}
-
-/**
- * Whether no data channel can open any more, though the rest may connect: where Firefox finds no
- * way to the other side, it ends SCTP for good, against the standard. A restart of ICE is too
- * little then.
- */
-function isSpent(pc) {
-    // DTLS is told as failed first, and SCTP as closed after the connection's own event.
-    return pc.sctp?.state === "closed" || pc.sctp?.transport?.state === "failed";
 }
 
 /**
@@ -67,8 +55,10 @@ export class Peer extends EventTarget {
     #timer = null;
     #isFirstTry = true;
     #needsMending = false;
-    #heard = 0;
-    #unheard = [];
+    #attention = new Attention(
+        (message) => this.#heed(message),
+        (wasBehind) => this.#rest(wasBehind),
+    );
 
     /** For SignalingClient, as is everything that begins with an underscore. */
     constructor(client, room, info) {
@@ -81,19 +71,7 @@ export class Peer extends EventTarget {
 
     /** How the bytes travel: {local, remote, protocol}, as host, srflx, prflx or relay; or null. */
     async path() {
-        if (!this.pc) return null;
-        const stats = await this.pc.getStats();
-        const all = [...stats.values()];
-        const chosen = all.find((each) => each.selectedCandidatePairId)?.selectedCandidatePairId;
-        const pair = stats.get(chosen) ?? all.find((each) => each.selected);
-        const local = stats.get(pair?.localCandidateId);
-        const remote = stats.get(pair?.remoteCandidateId);
-        if (!local || !remote) return null;
-        return {
-            local: local.candidateType,
-            remote: remote.candidateType,
-            protocol: local.protocol,
-        };
+        return this.pc && pathOf(this.pc);
     }
 
     /** Try again: with new candidates or, where nothing was ever agreed, a new connection. */
@@ -148,7 +126,7 @@ export class Peer extends EventTarget {
         this.#session = info.session;
         this.#answered = false;
         this.#early = [];
-        this.#unheard = [];
+        this.#attention.drop();
         this._follow(info);
         if (!this._isUp) this.#startTimer();
         if (this.#initiator) this.#enqueue((pc) => this.#offer(pc, {iceRestart: !this._isUp}));
@@ -211,7 +189,7 @@ export class Peer extends EventTarget {
     }
 
     _end(reason) {
-        this.#unheard = [];
+        this.#attention.drop();
         this.#needsMending = false;
         this.#dismantle();
         this.#setState("closed");
@@ -224,32 +202,18 @@ export class Peer extends EventTarget {
         if (message.session < this.#session) return;
         if (message.type === "candidate" || message.type === "end-of-candidates") {
             this.#takeCandidate(message);
-        } else if (this.#heard < MOST_HEARD) {
-            this.#heed(message);
-        } else if (this.#unheard.length < MOST_UNHEARD) {
-            this.#unheard.push(message);
-        } else {
+        } else if (!this.#attention.take(message)) {
             this.#needsMending = true; // it is said again when there is time
         }
     }
 
-    /**
-     * Each of these costs the page work, and the line some messages. A peer that says them without
-     * end must leave both to the others.
-     */
-    #heed(message) {
-        this.#heard += 1;
-        setTimeout(() => {
-            this.#heard -= 1;
-            const next = this.#unheard.shift();
-            if (next) this.#heed(next);
-            if (next && !this.#unheard.length) this.#enqueue(() => this.#takeEarly());
-            else if (!next && this.#needsMending && !this.suspended) this._mend();
-        }, HEARD_FOR);
-        if (message.session >= this.#session) this.#obey(message);
+    #rest(wasBehind) {
+        if (wasBehind) this.#enqueue(() => this.#takeEarly());
+        else if (this.#needsMending && !this.suspended) this._mend();
     }
 
-    #obey(message) {
+    #heed(message) {
+        if (message.session < this.#session) return;
         if (message.session > this.#session) {
             if (message.type !== "offer") return;
             this.#enter(message.session);
@@ -313,7 +277,7 @@ export class Peer extends EventTarget {
         const fragment = message.candidate?.usernameFragment;
         const isEarly =
             message.session > this.#session ||
-            this.#unheard.length > 0 ||
+            this.#attention.isBehind ||
             !remote ||
             (fragment && !remote.sdp.includes(`a=ice-ufrag:${fragment}`));
         if (isEarly) {
@@ -478,15 +442,8 @@ export class Peer extends EventTarget {
         clearTimeout(this.#timer);
         this.#timer = null;
         if (this._isUp) return;
-        const {localDescription: local, remoteDescription: remote} = this.pc ?? {};
-        let reason = "timeout";
-        if (!this.pc) reason = "no connection can be made";
-        else if (!local) reason = "no offer";
-        else if (!hasCandidates(local)) reason = "no usable candidates";
-        else if (!remote) reason = "no answer";
-        else if (!hasCandidates(remote)) reason = "no usable candidates of the peer";
         this.#setState("failed");
-        this.#tell("failed", {reason, errors: [...this.#errors]});
+        this.#tell("failed", {reason: whyNot(this.pc), errors: [...this.#errors]});
     }
 
     #setState(state) {
