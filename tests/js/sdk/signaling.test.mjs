@@ -180,6 +180,90 @@ group("peers that leave", () => {
   }
 });
 
+group("somebody who says to be a peer that is away", () => {
+  const session = 1001;
+
+  /** The peer `far` is away, and `fake` has its instance. */
+  async function claim(t, given = {}) {
+    const all = await connect(t);
+    const [socket] = all.sockets;
+    const [peer] = all.client.peers;
+    await socket.say({ type: "peer-left", peer: "far", reason: "timeout", seq: 2 });
+    const come = (id, more = {}) => {
+      const info = entry(id, { instance: "of far", session, ...given, ...more });
+      return socket.say({ type: "peer-joined", ...info });
+    };
+    const hear = (from, type, name, more = {}) =>
+      socket.say({ type, from, session, description: describe(type, name), ...more });
+    await come("fake");
+    assert.deepEqual(all.client.peers, [peer]);
+    return { ...all, peer, socket, come, hear };
+  }
+
+  /** The connection to `far` is up, and is that of whoever shows its certificate. */
+  async function isFree({ client, connections, peer, come, hear }) {
+    assert.deepEqual([peer.pc, peer.state], [connections[0], "connected"]);
+    assert.equal(connections[0].connectionState, "connected");
+    await come("far-2", { initiator: false, session: 1002 });
+    const before = connections.length;
+    await hear("far-2", "offer", "far", { session: 1002, offerId: 1 });
+    assert.deepEqual([peer.id, connections.length], ["far-2", before]);
+    assert.ok(client.peers.includes(peer));
+  }
+
+  for (const [said, description] of [
+    ["another certificate", describe("answer", "fake")],
+    ["no certificate", { type: "answer", sdp: "v=0\r\n" }],
+  ]) {
+    test(`and answers with ${said} is another`, async (t) => {
+      const all = await claim(t);
+      await all.hear("fake", "answer", "", { description });
+      const other = all.client.peers.find(({ id }) => id === "fake");
+      assert.deepEqual([all.peer.id, all.client.peers.length], ["far", 2]);
+      assert.deepEqual([other.pc, other.metadata], [all.connections[1], { name: "fake" }]);
+      assert.match(negotiation(all.socket).at(-1).description.sdp, /sha-256 pc2/);
+      assert.equal(other.pc.remoteDescription, null); // it was about another offer
+      await isFree(all);
+    });
+  }
+
+  for (const ahead of [0, 1]) {
+    test(`and offers another connection is another (${ahead})`, async (t) => {
+      const all = await claim(t, { initiator: false });
+      await all.hear("fake", "offer", "fake", { session: session + ahead, offerId: 1 });
+      const { type, to, description } = negotiation(all.socket).at(-1);
+      assert.deepEqual([type, to], ["answer", "fake"]);
+      assert.match(description.sdp, /sha-256 pc/);
+      assert.doesNotMatch(description.sdp, /sha-256 pc1\r/);
+      await isFree(all);
+    });
+  }
+
+  test("and leaves takes nothing along", async (t) => {
+    const all = await claim(t);
+    await all.socket.say({ type: "peer-left", peer: "fake", reason: "left" });
+    assert.deepEqual([all.peer.id, all.client.peers], ["far", [all.peer]]);
+    await all.clock.pass(20_000);
+    assert.deepEqual(types(all.seen), []);
+    await isFree(all);
+  });
+
+  test("does not keep it from the peer itself", async (t) => {
+    const all = await claim(t);
+    await isFree(all);
+    assert.deepEqual(all.client.peers.map(({ id }) => id).sort(), ["fake", "far-2"]);
+  });
+
+  test("and shows it is the peer", async (t) => {
+    const all = await claim(t);
+    await all.hear("fake", "answer", "far", { offerId: 2 });
+    assert.deepEqual([all.connections.length, all.peer.id], [1, "fake"]);
+    // From now on it may do what any peer may.
+    await all.socket.say({ type: "peer-left", peer: "fake", reason: "left" });
+    assert.deepEqual([all.client.peers, all.connections[0].connectionState], [[], "closed"]);
+  });
+});
+
 for (const code of ["queue-full", "expired"]) {
   test(`what the server could not keep (${code}) is mended when the peer is back`, async (t) => {
     const { sockets } = await connect(t);

@@ -2,7 +2,7 @@
 
 import {Attention} from "./attention.js";
 import {isSpent, pathOf, whyNot} from "./connection.js";
-import {isAnother} from "./sdp.js";
+import {isAnother, isSame} from "./sdp.js";
 
 const MOST_EARLY = 256;
 const MOST_ERRORS = 32;
@@ -55,6 +55,9 @@ export class Peer extends EventTarget {
     #timer = null;
     #isFirstTry = true;
     #needsMending = false;
+    #info = null;
+    /** Who it was, as long as another only says to be it. */
+    #before = null;
     #attention = new Attention(
         (message) => this.#heed(message),
         (wasBehind) => this.#rest(wasBehind),
@@ -95,7 +98,18 @@ export class Peer extends EventTarget {
         return ["connected", "disconnected"].includes(this.pc?.connectionState);
     }
 
+    /** Whether somebody says to be this peer, and has not shown it by the certificate. */
+    get _isClaimed() {
+        return this.#before !== null;
+    }
+
+    /** What the server says of who is, or says to be, this peer. */
+    get _info() {
+        return {...this.#info, state: this.suspended ? "suspended" : "connected"};
+    }
+
     #describe(info) {
+        this.#info = info;
         const isObject = info.metadata?.constructor === Object;
         const {instance = null, ...metadata} = isObject ? info.metadata : {};
         this.id = info.peer;
@@ -123,6 +137,7 @@ export class Peer extends EventTarget {
 
     /** Go on with the open connection under the peer's new id, from a server that forgot both. */
     _adopt(info) {
+        this.#before = this.#info;
         this.#session = info.session;
         this.#answered = false;
         this.#early = [];
@@ -130,6 +145,27 @@ export class Peer extends EventTarget {
         this._follow(info);
         if (!this._isUp) this.#startTimer();
         if (this.#initiator) this.#enqueue((pc) => this.#offer(pc, {iceRestart: !this._isUp}));
+    }
+
+    /** Be again who it was: somebody else only said to be it. */
+    _disclaim() {
+        this.#describe(this.#before);
+        this.#before = null;
+        this.#needsMending = false;
+        this.#early = [];
+        this.#attention.drop();
+        clearTimeout(this.#timer);
+        this.#timer = null;
+    }
+
+    /**
+     * Whether a description shows that who says to be this peer is. Anybody in the room could say
+     * so, and must not get at a connection that works.
+     */
+    #isProved(description) {
+        if (this._isUp && !isSame(this.pc, description)) return false;
+        this.#before = null;
+        return true;
     }
 
     /** Begin anew with another connection: the initiator's right. */
@@ -214,6 +250,10 @@ export class Peer extends EventTarget {
 
     #heed(message) {
         if (message.session < this.#session) return;
+        if (this._isClaimed && message.description && !this.#isProved(message.description)) {
+            this.#room.disown(this, message);
+            return;
+        }
         if (message.session > this.#session) {
             if (message.type !== "offer") return;
             this.#enter(message.session);

@@ -12,11 +12,17 @@ export function hasCandidates(description) {
     return /^a=candidate:/m.test(description?.sdp ?? "");
 }
 
+/** Whether a description is of the RTCPeerConnection that was agreed with. */
+export function isSame(pc, description) {
+    const known = fingerprints(pc.remoteDescription);
+    return [...fingerprints(description)].some((each) => known.has(each));
+}
+
 /**
  * Whether a description is of another RTCPeerConnection than the one that was agreed with. Of
  * several hashes browsers may remember only one.
  */
 export function isAnother(pc, description) {
     const [known, said] = [fingerprints(pc.remoteDescription), fingerprints(description)];
-    return known.size > 0 && said.size > 0 && ![...said].some((each) => known.has(each));
+    return known.size > 0 && said.size > 0 && !isSame(pc, description);
 }

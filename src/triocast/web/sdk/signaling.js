@@ -66,6 +66,10 @@ export class SignalingClient extends EventTarget {
             connectTimeout: this.#options.connectTimeout,
             dataChannels: this.#options.dataChannels,
             configuration: () => this.#configuration(),
+            disown: (peer, message) => {
+                const other = this.#disown(peer);
+                if (message.type === "offer") other._hear(message); // answers are not for it
+            },
             lost: (peer) => this.#orphans.delete(peer) && peer._end("lost"),
             reaches: (peer) => this.#peers.get(peer.id) === peer,
             send: (message) => this.#line.send(message),
@@ -194,25 +198,50 @@ export class SignalingClient extends EventTarget {
             known._follow(info);
             return;
         }
-        const instance = info.metadata?.instance;
-        for (const orphan of this.#orphans) {
-            if (instance && orphan.instance === instance) {
-                this.#orphans.delete(orphan);
-                this.#peers.set(info.peer, orphan);
-                orphan._adopt(info);
-                return;
-            }
+        const orphan = this.#orphanOf(info.metadata?.instance);
+        if (!orphan) {
+            this.#welcome(info);
+            return;
         }
+        this.#orphans.delete(orphan);
+        this.#peers.set(info.peer, orphan);
+        orphan._adopt(info);
+    }
+
+    /** The peer that a newcomer says to be. Others may have said that, who could not show it. */
+    #orphanOf(instance) {
+        if (!instance) return null;
+        const claimed = [...this.#peers.values()].filter(({_isClaimed}) => _isClaimed);
+        const found = [...this.#orphans, ...claimed].find((each) => each.instance === instance);
+        if (found?._isClaimed) this.#disown(found);
+        return found;
+    }
+
+    #welcome(info) {
         const peer = new Peer(this, this.#room, info);
         this.#peers.set(info.peer, peer);
         emit(this, "peer", {peer});
         peer._follow(info);
+        return peer;
+    }
+
+    /** Keep the connection of a peer for itself; return who said to be it, as another. */
+    #disown(peer) {
+        const info = peer._info;
+        peer._disclaim();
+        this.#keep(peer);
+        return this.#welcome(info);
     }
 
     #part({peer: id, reason}) {
         const peer = this.#peers.get(id);
         if (!peer) return;
         this.#peers.delete(id);
+        if (peer._isClaimed && peer._isAlive) {
+            peer._disclaim();
+            this.#keep(peer);
+            return;
+        }
         // Who has lost its line only, and not the connection to us, may come back under a new id.
         const mayReturn = ["timeout", "replaced", "lost"].includes(reason);
         if (mayReturn && peer._isAlive) this.#keep(peer);
