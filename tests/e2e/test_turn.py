@@ -238,9 +238,12 @@ def test_a_connection_outlives_its_credentials(
     enter(bob, server, "bob", iceServers=[entry])
     for page in (ann, bob):
         opened(page, 1)
+    # Who asks in the moment of the expiry may wait for long for the end of its attempts.
     bob.evaluate(
         f"{{ const servers = [{json.dumps(entry)}];"
-        " (async () => { while (await ask(servers) !== '401'); window.over = true; })(); } null"
+        " const pause = () => new Promise((resolve) => setTimeout(resolve, 3_000));"
+        " const asked = () => Promise.race([ask(servers), pause()]);"
+        " (async () => { while (await asked() !== '401'); window.over = true; })(); } null"
     )
     bob.wait_for_function("window.over")
     talk(ann, bob, "still here")
