@@ -32,7 +32,9 @@ def test_resumes_out_of_few_and_many_stand_next_to_each_other() -> None:
         assert all(number > 0 for number in column(result, title))
     ratios = column(result, "÷ 50 stored")
     assert ratios[0] == ratios[2] == 1
-    assert all(ratio > 0 for ratio in ratios)
+    for ratio, runs in zip(ratios[1::2], result.raw["resume"].values(), strict=True):
+        ((few,), (many,)) = runs.values()
+        assert ratio == pytest.approx(many["ms"] / few["ms"], abs=0.005)
 
 
 @pytest.mark.parametrize("by", [-1, 1], ids=["lost", "repeated"])

@@ -6,7 +6,7 @@ import pytest
 
 from triocast.signaling.errors import PeerNotFound, RoomNotFound, TurnUnavailable
 from triocast.signaling.ice import IceServer, IceServers
-from triocast.signaling.limits import Admission, Limits
+from triocast.signaling.limits import INFO_BYTES, Admission, Limits
 from triocast.signaling.messages import Sizes
 
 from .table import ALL, Table
@@ -93,9 +93,11 @@ def test_a_welcome_is_bounded():
             capabilities=ALL,
         )[0]
     assert len(answer["peers"]) == 29
-    size = len(json.dumps(answer, separators=(",", ":")))
-    assert size + 30 * len(most) > 30_000  # as large as they get
-    assert size < table.rooms.limits.welcome_bytes - table.rooms.limits.queue_bytes
+    tight = {"separators": (",", ":")}
+    about = [len(json.dumps(peer | {"metadata": ""}, **tight)) for peer in answer["peers"]]
+    assert INFO_BYTES / 2 < max(about) < INFO_BYTES
+    limits = table.rooms.limits
+    assert len(json.dumps(answer, **tight)) < limits.welcome_bytes - limits.queue_bytes
 
 
 def test_rooms_are_apart_and_vanish_when_they_are_empty():

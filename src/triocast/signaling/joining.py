@@ -106,8 +106,8 @@ class Door:
         else:
             error = Replaced("the peer joined anew")
             self._registry.expel(before, error, delivery, keep_room=True)
-        if admission.subject is not None and admission.is_known:
-            room.comings.note(admission.subject, delivery.now)
+        if admission.user is not None:
+            room.comings.note(admission.user, delivery.now)
         peer = self._make_peer(peer_id, room, connection, message, admission, fresh)
         self._registry.add(peer)
         resume = ResumeTold(fresh.token, self._limits.grace_seconds, False, False, 0, 0)
@@ -132,9 +132,9 @@ class Door:
 
         Of those who are known by their address there may be any number.
         """
-        if room is None or admission.subject is None or not admission.is_known:
+        if room is None or admission.user is None:
             return
-        wait = room.comings.wait(admission.subject, now, at_once=2 * self._limits.peers_per_room)
+        wait = room.comings.wait(admission.user, now, at_once=2 * self._limits.peers_per_room)
         if wait > 0:
             raise TooManyJoins("you have joined this room too often of late", wait=wait)
 
@@ -258,5 +258,4 @@ def _known(capabilities: Iterable[str]) -> frozenset[str]:
 
 def _is_own(peer: Peer, admission: Admission) -> bool:
     """Whether somebody who claims the id of a peer is that peer's user."""
-    is_same = admission.subject is not None and peer.subject == admission.subject
-    return admission.is_known and is_same
+    return admission.user is not None and peer.subject == admission.user

@@ -82,6 +82,11 @@ class Admission:
     is_known: bool = False
     seconds: int | None = None
 
+    @property
+    def user(self) -> str | None:
+        """The subject, if that is one user and no other."""
+        return self.subject if self.is_known else None
+
 
 @attrs.frozen
 class Fresh:
