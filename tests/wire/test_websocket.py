@@ -6,7 +6,7 @@ import zlib
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from triocast.wire import websocket
@@ -114,7 +114,13 @@ def conversations(draw, compressing=False):
     return stream, messages, pongs
 
 
+NOT_UTF8 = client_frame(TEXT, b"\x80")
+
+
 @given(st.binary() | st.lists(frames, max_size=8).map(b"".join), cuts, st.booleans())
+@example(NOT_UTF8 + client_frame(CONT, b"", mask=b""), [], False).via("found by random search")
+@example(NOT_UTF8 + client_frame(PING, b"too late"), [], False)
+@example(client_frame(TEXT, b"\xff", rsv=4) + client_frame(PING, b"too late"), [], True)
 def test_any_bytes_mean_the_same_in_any_chunks(stream, cuts, deflate):
     at_once = feed([stream], deflate=deflate)
     assert feed(cut(stream, cuts), deflate=deflate) == at_once
@@ -177,6 +183,14 @@ def test_what_breaks_the_rules_ends_with_its_code(stream, code):
     assert close_code == code
     ((opcode, payload),) = server_frames(replies)
     assert (opcode, payload[:2]) == (CLOSE, struct.pack("!H", code))
+
+
+@pytest.mark.parametrize("behind", [client_frame(TEXT, b"", mask=b""), client_frame(PING, b"")])
+def test_the_first_error_on_the_wire_is_told_and_nothing_behind_it_is_read(behind):
+    _, replies, code = feed([client_frame(TEXT, b"\xff") + behind])
+    assert code == 1007
+    ((opcode, payload),) = server_frames(replies)
+    assert (opcode, payload[:2]) == (CLOSE, struct.pack("!H", 1007))
 
 
 def test_a_message_of_the_bound_is_taken():

@@ -55,6 +55,57 @@ def close_frame(code: int, reason: str = "") -> bytes:
     return frame(CLOSE, code.to_bytes(2, "big") + raw)
 
 
+class FrameSplitter:
+    """Splits a client's bytes after each frame, however they arrive.
+
+    The protocol core parses all that it is given before anybody sees the first message. Given one
+    frame at a time, the first error on the wire is the one that the client is told, and nothing
+    behind it is read.
+    """
+
+    __slots__ = ("_head", "_remaining")
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._remaining = 0
+        """Bytes of the current frame's mask and payload that are still to come."""
+
+    def split(self, data: bytes) -> Iterator[bytes]:
+        """Yield ``data`` in pieces, none of which reaches past the end of a frame."""
+        start = position = 0
+        while position < len(data):
+            if self._remaining:
+                step = min(self._remaining, len(data) - position)
+                self._remaining -= step
+                position += step
+            else:
+                self._head.append(data[position])
+                position += 1
+                remaining = self._remaining_after_head()
+                if remaining is None:
+                    continue
+                self._head.clear()
+                self._remaining = remaining
+            if not self._remaining:
+                yield data[start:position]
+                start = position
+        if start < len(data):
+            yield data[start:]
+
+    def _remaining_after_head(self) -> int | None:
+        """Return the size of mask and payload (RFC 6455, 5.2), or None until the head says it."""
+        head = self._head
+        if len(head) < 2:
+            return None
+        size = head[1] & 0x7F
+        if size > 125:
+            extended = 2 if size == 126 else 8
+            if len(head) < 2 + extended:
+                return None
+            size = int.from_bytes(head[2:], "big")
+        return size + 4 if head[1] & 0x80 else size
+
+
 class FrameReader:
     """The receiving half of a server's end: bytes in, messages and replies out.
 
@@ -73,6 +124,7 @@ class FrameReader:
         "_is_text",
         "_max_message_bytes",
         "_protocol",
+        "_splitter",
     )
 
     def __init__(self, *, max_message_bytes: int, deflate: bool = False) -> None:
@@ -80,6 +132,7 @@ class FrameReader:
         self._deflate = deflate
         # Made for the first bytes: of clients that only listen, the first pong.
         self._protocol: Protocol | None = None
+        self._splitter: FrameSplitter | None = None
         self._fragments = bytearray()
         self._is_text = False
         self._is_compressed = False
@@ -98,15 +151,19 @@ class FrameReader:
         return self._protocol is not None and bool(self._protocol.close_rcvd_then_sent)
 
     def receive(self, data: bytes) -> Iterator[str | bytes]:
-        """Take bytes; return the messages that are whole now.
+        """Take bytes; return the messages that they complete.
 
-        Each is inflated when it is taken, so that no more than one is in memory. Take all of
-        them, then `take_replies`, before the next bytes.
+        Each is parsed and inflated when it is taken, so that no more than one is in memory. Take
+        all of them, then `take_replies`, before the next bytes.
         """
-        if self._protocol is None:
-            self._protocol = self._make_protocol()
-        self._protocol.receive_data(data)
-        return self._messages(self._protocol)
+        if self._protocol is None or self._splitter is None:
+            self._protocol, self._splitter = self._make_protocol(), FrameSplitter()
+        protocol = self._protocol
+        for piece in self._splitter.split(data):
+            if protocol.state is not OPEN:
+                return  # What comes after a close frame or an error means nothing.
+            protocol.receive_data(piece)
+            yield from self._messages(protocol)
 
     def take_replies(self) -> bytes:
         """Return what is to be sent back."""
