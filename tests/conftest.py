@@ -1,5 +1,58 @@
-import hypothesis
+"""What all tests share: Hypothesis' profiles, the tiers, and a table of where the time went.
 
-# shared machines are noisy: what is slow is no finding here
-hypothesis.settings.register_profile("triocast", deadline=None)
+docs/how-to/test.md explains the tiers and how to work with them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+TESTS = Path(__file__).parent
+
+# Shared machines are noisy: a slow example is no finding, so there is no deadline.
+hypothesis.settings.register_profile("triocast", deadline=None, derandomize=True)
+hypothesis.settings.register_profile(
+    "search",
+    deadline=None,
+    max_examples=int(os.environ.get("TRIOCAST_TEST_EXAMPLES", "1000")),
+    print_blob=True,
+)
 hypothesis.settings.load_profile("triocast")
+
+TIERS = {"e2e": ("e2e",), "benchmarks": ("e2e", "once")}
+"""The markers that a folder gives to all of its tests."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker in TIERS.get(part_of(item.path), ()):
+            item.add_marker(marker)
+
+
+def part_of(path: Path) -> str:
+    """Return the part of the suite that a test file belongs to: its folder below ``tests``."""
+    first, *rest = path.relative_to(TESTS).parts
+    return first if rest else "."
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show which part took how long, so that a slow one is seen when it becomes slow."""
+    counts: dict[str, int] = defaultdict(int)
+    seconds: dict[str, float] = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                part = part_of(TESTS.parent / report.nodeid.partition("::")[0])
+                counts[part] += report.when == "call"
+                seconds[part] += report.duration
+    version = ".".join(map(str, sys.version_info[:2]))
+    terminalreporter.section(f"seconds of work by part (Python {version})")
+    for part in sorted(seconds, key=seconds.__getitem__, reverse=True):
+        terminalreporter.write_line(f"{seconds[part]:8.1f}  {counts[part]:5}  tests/{part}")

@@ -578,7 +578,7 @@ class Model:
 
 
 @given(st.lists(operations, max_size=40))
-@settings(max_examples=300)
+@settings(max_examples=settings.default.max_examples * 3)
 def test_any_interleaving_agrees_with_the_model(plan):
     async def scenario():
         hub = Hub(inbox_bytes=INBOX_BYTES, head=Position("e", 0))

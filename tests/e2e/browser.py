@@ -13,7 +13,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,26 @@ def chromium(*arguments: str) -> Iterator[Browser]:
             thread.do(play.stop)
     finally:
         thread.end()
+
+
+class Browsers:
+    """Starts one Chromium for each set of arguments, which all tests of the session share.
+
+    Each page has a profile of its own, so that tests do not see each other's.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[frozenset[str], Browser] = {}
+        self._stack = ExitStack()
+
+    def get(self, *arguments: str) -> Browser:
+        key = frozenset(arguments)
+        if key not in self._running:
+            self._running[key] = self._stack.enter_context(chromium(*arguments))
+        return self._running[key]
+
+    def stop(self) -> None:
+        self._stack.close()
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from e2e.browser import Browsers
+from e2e.npm import install
 from e2e.servers import START_SECONDS, Server, certificate, serve, start
 
 __all__ = ["certificate", "serve"]
@@ -102,6 +104,21 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="session")
+def browsers() -> Iterator[Browsers]:
+    running = Browsers()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def npm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the scripts in `tests/js` with the packages that they import."""
+    return install(tmp_path_factory.mktemp("npm"))
 
 
 @pytest.fixture(params=WAYS)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from e2e.browser import Browser, Page, chromium, site
+from e2e.browser import Browser, Browsers, Page, site
 from e2e.servers import Server
 
 # Chromium gathers candidates of loopback only with the flag and for pages that may use the
@@ -94,10 +94,9 @@ def origin() -> Iterator[str]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium(*LOOPBACK) as running:
-        yield running
+@pytest.fixture
+def browser(browsers: Browsers) -> Browser:
+    return browsers.get(*LOOPBACK)
 
 
 @pytest.fixture

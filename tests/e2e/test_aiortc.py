@@ -10,6 +10,8 @@ import pytest
 from e2e.aiortc_peer import aiortc_peer
 from e2e.servers import Server
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_peers_connect(serve: Callable[..., Server], count: int) -> None:

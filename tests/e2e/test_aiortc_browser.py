@@ -15,6 +15,8 @@ from e2e.servers import Server
 
 __all__ = ["browser", "origin", "start", "tab"]
 
+pytestmark = pytest.mark.once
+
 CHANNEL = "client.peers[0].channels.get('data')"
 
 

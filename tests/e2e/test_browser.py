@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from e2e.browser import Browser, Page, chromium, site
+from e2e.browser import Browser, Browsers, Page, site
 from e2e.clients import Stream
 from e2e.rest import publish, stats, until
 from e2e.servers import Server
+
+pytestmark = pytest.mark.once
 
 PAGE = b"""<!doctype html><meta charset="utf-8"><title>a page</title><link rel="icon" href="data:,">
 <script>
@@ -42,10 +44,9 @@ def origin() -> Iterator[str]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
+@pytest.fixture
+def browser(browsers: Browsers) -> Browser:
+    return browsers.get()
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ from e2e.crowd import sse_request, ws_request
 from e2e.raw import Wire
 from e2e.servers import START_SECONDS, Server
 
+pytestmark = pytest.mark.once
+
 HEARTBEAT_SECONDS = 2.0
 SLACK_SECONDS = 1.0
 

@@ -14,6 +14,8 @@ from e2e.nginx import nginx_before
 from e2e.rest import Upload, call, post, stats, until
 from e2e.servers import Server
 
+pytestmark = pytest.mark.once
+
 KEY = "a key of this test's own, thirty-two bytes and more"
 EVERYTHING = {"subscribe": ["*"], "publish": ["*", "$all", "$user:*", "$conn:*"], "admin": True}
 TOKEN = jwt.encode({"exp": 4_102_444_800, "triocast": EVERYTHING}, KEY, "HS256")

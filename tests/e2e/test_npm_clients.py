@@ -7,17 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from e2e.npm import SCRIPTS, install, run_tests
+from e2e.npm import SCRIPTS, run_tests
+
+pytestmark = pytest.mark.once
 
 RUN_SECONDS = 300.0
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the scripts with what they import."""
-    return install(tmp_path_factory.mktemp("npm"))
-
-
 @pytest.mark.parametrize("script", sorted(path.name for path in SCRIPTS.glob("*.test.mjs")))
-def test_in_node(folder: Path, script: str) -> None:
-    run_tests(script, folder=folder, limit=RUN_SECONDS)
+def test_in_node(npm_folder: Path, script: str) -> None:
+    run_tests(script, folder=npm_folder, limit=RUN_SECONDS)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from e2e.browser import Browser, Page, chromium, site
+from e2e.browser import Browser, Browsers, Page, site
 from e2e.conftest import Servers
-from e2e.npm import install
 from e2e.rest import stats, until
+from e2e.rtc_pages import LOOPBACK
 from e2e.servers import Server
 from e2e.tokens import KEY, token
+
+pytestmark = pytest.mark.once
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>a peer</title><link rel="icon" href="data:,">
 <script>%s</script>
@@ -40,14 +43,11 @@ function begin(port, id, options) {
 }
 </script>"""
 
-ARGUMENTS = ["--allow-loopback-in-peer-connection"]
-
 
 @pytest.fixture(scope="module")
-def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def origin(npm_folder: Path) -> Iterator[str]:
     """A site that is not the server's, with the client as npm delivers it."""
-    folder = install(tmp_path_factory.mktemp("npm"))
-    package = folder / "node_modules" / "peerjs"
+    package = npm_folder / "node_modules" / "peerjs"
     assert json.loads((package / "package.json").read_text())["version"] == "1.5.5"
     script = (package / "dist" / "peerjs.min.js").read_text()
     assert "</script" not in script
@@ -55,10 +55,9 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium(*ARGUMENTS) as running:
-        yield running
+@pytest.fixture
+def browser(browsers: Browsers) -> Browser:
+    return browsers.get(*LOOPBACK)
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import pytest
 
 from e2e.npm import SCRIPTS, run_tests
 
+pytestmark = pytest.mark.once
+
 RUN_SECONDS = 60.0
 
 

@@ -211,7 +211,7 @@ def test_noise_is_answered_and_neither_ends_nor_changes_anything(server: Server,
         ann.join(room)
         rooms = call(server, "GET", ROOMS).json["rooms"]
 
-        @settings(max_examples=60, deadline=None, database=None)
+        @settings(max_examples=settings.default.max_examples * 6 // 10)
         @given(_odd)
         @example(b"")
         @example("")

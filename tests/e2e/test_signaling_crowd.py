@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import combinations
 
+import pytest
 import trio
 
 from e2e.browser import Page
@@ -15,6 +16,8 @@ from e2e.servers import Server
 from triocast.client import open_signaling
 
 __all__ = ["browser", "origin", "start", "tab"]
+
+pytestmark = pytest.mark.once
 
 CROWD = 50
 TABS = 5

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from e2e.browser import Browser, Page, chromium, site
+from e2e.browser import Browser, Browsers, Page, site
 from e2e.coturn import Coturn, coturn
 from e2e.rtc_pages import LOOPBACK, PAGE, heard, join, opened, tab
 from e2e.servers import Certificate, Server
 from triocast.signaling.ice import turn_credentials
 
 __all__ = ["tab"]
+
+pytestmark = pytest.mark.once
 
 SECRET = "the secret of coturn and of these tests"
 FORMER_SECRET = "the secret before it was changed"
@@ -62,10 +64,9 @@ def origin() -> Iterator[str]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium(*LOOPBACK, "--ignore-certificate-errors") as running:
-        yield running
+@pytest.fixture
+def browser(browsers: Browsers) -> Browser:
+    return browsers.get(*LOOPBACK, "--ignore-certificate-errors")
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ import pytest
 
 from e2e.programs import missing
 
+pytestmark = pytest.mark.once
+
 SECONDS = 240.0
 ROOT = Path(__file__).parents[2]
 TESTS = (

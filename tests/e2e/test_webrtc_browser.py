@@ -21,6 +21,8 @@ from triocast.signaling.messages import SUBPROTOCOL
 
 __all__ = ["LOOPBACK", "PAGE", "browser", "origin", "start", "tab"]
 
+pytestmark = pytest.mark.once
+
 SDK = "/realtime/sdk/signaling.js"
 DEMO = "/realtime/webrtc/demo"
 ROOMS = "/realtime/webrtc/rooms"

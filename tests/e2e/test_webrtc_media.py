@@ -13,6 +13,8 @@ from e2e.servers import Server
 
 __all__ = ["browser", "origin", "start", "tab"]
 
+pytestmark = pytest.mark.once
+
 
 def arrives(page: Page, kind: str, count: str, enough: int) -> None:
     """Wait until so many packets or frames of this kind came from the page's peer."""

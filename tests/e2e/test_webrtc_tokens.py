@@ -14,6 +14,8 @@ from e2e.tokens import KEY, token
 
 __all__ = ["browser", "origin", "start", "tab"]
 
+pytestmark = pytest.mark.once
+
 
 def made(user: str, *seconds: float) -> str:
     """Tokens, as a page takes them."""

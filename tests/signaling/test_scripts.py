@@ -145,7 +145,9 @@ def scripts(draw):
 CLIENTS = st.lists(st.tuples(st.integers(0, 1), st.booleans()), min_size=2, max_size=6)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=settings.default.max_examples * 3, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(limits=LIMITS, kinds=CLIENTS, start=st.booleans(), script=scripts())
 def test_every_pair_is_connected_once_it_is_calm(limits, kinds, start, script):
     clients = [

@@ -91,7 +91,7 @@ lines = st.lists(st.text("ab! \r", max_size=LONGEST + 5).map(str.encode), max_si
 good_lines = st.lists(st.text("ab \r", max_size=LONGEST).map(str.encode), max_size=10)
 
 
-@settings(max_examples=60)
+@settings(max_examples=settings.default.max_examples * 6 // 10)
 @given(
     (good_lines | lines).map(b"\n".join),
     st.lists(st.integers(0, 300), max_size=15),
