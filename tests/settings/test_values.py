@@ -154,6 +154,7 @@ def test_what_must_be_set_cannot_be_nothing(kind):
         (INTEGER, True, "True is not a whole number", "digits only"),
         (SECONDS, "soon", "'soon' is not a duration", "500ms"),
         (SECONDS, True, "'True' is not a duration", "give seconds"),
+        (SECONDS, 10**400, "the number is too large", "fewer digits"),
         (BOOLEAN, "maybe", "'maybe' is neither true nor false", "yes, no, on, off"),
         (BOOLEAN, 2, "2 is neither true nor false", "yes, no, on, off"),
         (LIST, {"a": "b"}, "is not a list of texts", "commas between them"),

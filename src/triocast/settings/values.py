@@ -122,7 +122,10 @@ def _read_integer(raw: object) -> int:
 def _read_seconds(raw: object) -> float:
     _refuse_nothing(raw)
     if isinstance(raw, (int, float)) and not isinstance(raw, bool):
-        return float(raw)
+        try:
+            return float(raw)
+        except OverflowError:
+            raise UnreadableValue("the number is too large", "give fewer digits") from None
     return parse_duration(str(raw))
 
 
