@@ -171,6 +171,13 @@ def test_files_in_a_file_are_relative_to_it(pem):
     assert load(config=config).settings.tls_certificate == pem / "cert.pem"
 
 
+def test_a_file_in_the_home_folder_is_found_with_those_relative_to_it(pem, monkeypatch):
+    monkeypatch.setenv("HOME", str(pem))
+    (pem / "home.toml").write_text('tls_certificate = "cert.pem"\ntls_key = "~/key.pem"\n')
+    settings = load({"TRIOCAST_CONFIG": "~/home.toml"}).settings
+    assert (settings.tls_certificate, settings.tls_key) == (pem / "cert.pem", pem / "key.pem")
+
+
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name.endswith("_seconds")])
 def test_durations_are_taken_from_every_source(write, name):
     assert getattr(load({f"TRIOCAST_{name.upper()}": "2m"}).settings, name) == 120
@@ -274,6 +281,12 @@ def test_a_file_that_is_not_there_is_told_with_who_named_it():
     found = only_problem_of({"TRIOCAST_CONFIG": "/nowhere/x.toml"})
     assert found.source == "environment variable TRIOCAST_CONFIG"
     assert "'/nowhere/x.toml' cannot be read: No such file" in found.problem
+
+
+def test_a_file_of_an_unknown_user_is_refused():
+    found = only_problem_of({"TRIOCAST_CONFIG": "~nobody-here/x.toml"})
+    assert found.source == "environment variable TRIOCAST_CONFIG"
+    assert "no home folder is known" in found.problem
 
 
 def test_a_file_that_is_not_utf8_is_refused(tmp_path):

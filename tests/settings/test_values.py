@@ -146,6 +146,7 @@ def test_what_must_be_set_cannot_be_nothing(kind):
     [
         (TEXT, 5, "is not text", "quotation marks"),
         (FILE, 5, "is not text", "quotation marks"),
+        (FILE, "~nobody-here/x", "no home folder is known for '~nobody-here/x'", "without ~"),
         (INTEGER, "80a", "'80a' is not a whole number", "digits only"),
         (INTEGER, "1.5", "'1.5' is not a whole number", "digits only"),
         (INTEGER, "1__0", "'1__0' is not a whole number", "digits only"),

@@ -14,7 +14,7 @@ import yaml
 
 from triocast.settings.model import SETTINGS, Settings
 from triocast.settings.problems import Problem, SettingsError, suggest
-from triocast.settings.values import UnreadableTable, UnreadableValue
+from triocast.settings.values import UnreadableTable, UnreadableValue, expand_user
 
 PREFIX: Final = "TRIOCAST_"
 CONFIG_VARIABLE: Final = "TRIOCAST_CONFIG"
@@ -173,7 +173,8 @@ def _read_file(config_file: str | os.PathLike[str] | None, environ: Mapping[str,
     else:
         return _Layer()
     try:
-        content = _parse_file(path.expanduser())
+        path = expand_user(path)
+        content = _parse_file(path)
     except UnreadableValue as error:
         return _Layer(problems=[Problem("config", source, error.problem, error.fix)])
     return _read_content(content, path)

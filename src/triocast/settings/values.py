@@ -107,7 +107,20 @@ def _read_secret(raw: object) -> str | None:
 def _read_file(raw: object) -> Path | None:
     if raw is None or isinstance(raw, Path):
         return raw
-    return Path(_read_text(raw)).expanduser()
+    return expand_user(Path(_read_text(raw)))
+
+
+def expand_user(path: Path) -> Path:
+    """Return the path with ``~`` or ``~user`` replaced by the home folder.
+
+    Raises UnreadableValue if there is no such folder.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UnreadableValue(
+            f"no home folder is known for {str(path)!r}", "give the whole path, without ~"
+        ) from None
 
 
 def _read_integer(raw: object) -> int:
