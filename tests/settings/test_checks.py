@@ -1,6 +1,7 @@
 """Checks of single values: each accepts a value, or says what is wrong with it and the fix."""
 
 import ipaddress
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
@@ -317,7 +318,23 @@ def test_a_file_is_there_and_can_be_read(pem):
 def test_a_file_of_somebody_else_is_told(pem, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may read everything
     finding = check_readable(pem / "key.pem")
-    assert is_refused(finding, "cannot be read", "let the user that runs the server read it")
+    assert is_refused(finding, "cannot be read: Permission", "let the user that runs the server")
+
+
+def test_a_file_that_cannot_even_be_looked_for_is_told(pem, monkeypatch):
+    def refuse(path, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.is_file", refuse)  # root may enter every folder
+    finding = check_readable(pem / "key.pem")
+    assert is_refused(finding, "cannot be read: Permission", "let the user that runs the server")
+
+
+def test_a_key_in_the_place_of_its_path_is_not_shown(pem):
+    key = (pem / "key.pem").read_text()
+    finding = check_readable(Path(key))
+    assert is_refused(finding, "is the text of a PEM file", "write it to a file")
+    assert not any(line in "".join(finding) for line in key.splitlines())
 
 
 def test_a_certificate_and_its_own_key_are_a_pair(pem):

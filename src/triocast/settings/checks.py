@@ -132,14 +132,24 @@ def _without_password(url: str) -> str:
 def check_readable(value: Path | None) -> Finding | None:
     if value is None:
         return None
-    if not value.is_file():
+    if "-----BEGIN" in str(value):  # which may be a private key: do not show it
+        return "is the text of a PEM file", "write it to a file and give the path of that"
+    try:
+        is_file = value.is_file()
+    except OSError as error:  # such as a folder that this user may not enter
+        return _unreadable(value, error.strerror or "an error")
+    if not is_file:
         return f"there is no file {str(value)!r}", "give the path of a PEM file"
     if not os.access(value, os.R_OK):
-        return (
-            f"the file {str(value)!r} cannot be read",
-            "let the user that runs the server read it",
-        )
+        return _unreadable(value, "Permission denied")
     return None
+
+
+def _unreadable(path: Path, reason: str) -> Finding:
+    return (
+        f"the file {str(path)!r} cannot be read: {reason}",
+        "let the user that runs the server read it",
+    )
 
 
 def check_token_key(value: str | None) -> Finding | None:
