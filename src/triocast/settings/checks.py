@@ -126,7 +126,8 @@ def check_engine(value: str) -> Finding | None:
 
 
 def _without_password(url: str) -> str:
-    return re.sub(r"(?<=://)[^/]*@", f"{MASK}@", url)
+    # up to the last @: a password may have an @ or a slash in it, and the scheme may be forgotten
+    return re.sub(r"^([\w+.-]*://)?.*@", rf"\g<1>{MASK}@", url, flags=re.DOTALL)
 
 
 def check_readable(value: Path | None) -> Finding | None:
