@@ -6,8 +6,7 @@ import pytest
 
 from triocast.signaling.errors import PeerNotFound, RoomNotFound, TurnUnavailable
 from triocast.signaling.ice import IceServer, IceServers
-from triocast.signaling.limits import INFO_BYTES, Admission, Limits
-from triocast.signaling.messages import Sizes
+from triocast.signaling.limits import INFO_BYTES, Admission
 
 from .table import ALL, Table
 
@@ -600,17 +599,3 @@ def test_ice_servers_are_for_as_long_as_the_grant_holds():
     table.say("bob", type="join", room="r")
     table.say("bob", type="get-ice-servers")
     assert asked == [20, 15, 100, 90, None, None]
-
-
-@pytest.mark.parametrize(
-    "limits",
-    [
-        {"rooms": 0},
-        {"queue_seconds": 0},
-        {"grace_seconds": 1, "blip_seconds": 2},
-        {"sizes": Sizes(message_bytes=1_000_000)},
-    ],
-)
-def test_limits_that_contradict_each_other(limits):
-    with pytest.raises(ValueError, match=r"\w"):
-        Limits(**limits)
