@@ -20,9 +20,18 @@ class Answer:
     headers: list[tuple[str, str]]
     body: bytes = b""
 
+    @property
+    def has_content(self) -> bool:
+        """False for 204 and 304, which must not say ``Content-Length: 0`` (RFC 9110, 8.6)."""
+        return self.status not in (204, 304)
+
     def as_response(self) -> Response:
         """Return this as Quart has it."""
-        return Response(self.body, status=self.status, headers=Headers(self.headers))
+        response = Response(self.body, status=self.status, headers=Headers(self.headers))
+        if not self.has_content:
+            # Quart's own describe an empty page. With a 304, caches would take them over.
+            del response.headers["Content-Type"], response.headers["Content-Length"]
+        return response
 
 
 def json_answer(value: Any, status: int = 200) -> Answer:

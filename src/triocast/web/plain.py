@@ -35,7 +35,8 @@ async def serve(
     """Answer one ASGI request to the path of an endpoint."""
     found = await answer(endpoint, node, origins, Call.of_scope(scope), receive)
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in found.headers]
-    headers.append((b"content-length", b"%d" % len(found.body)))
+    if found.has_content:
+        headers.append((b"content-length", b"%d" % len(found.body)))
     await send({"type": "http.response.start", "status": found.status, "headers": headers})
     await send({"type": "http.response.body", "body": found.body, "more_body": False})
 
