@@ -97,3 +97,11 @@ async def test_drain_sends_clients_away_and_closes_for_publishers(nursery, autoj
         assert node.connections.ended == {"shutdown": 1}
         with pytest.raises(ShuttingDown):
             await EventBroadcaster(node).broadcast_event("T")
+
+
+async def test_a_drain_without_any_time_ends_at_once():
+    async with open_node(Settings()) as node:
+        await node.drain(0)
+        assert not node.ready
+        with pytest.raises(ShuttingDown):
+            await EventBroadcaster(node).broadcast_event("T")

@@ -80,7 +80,7 @@ class Node:
         began = trio.current_time()
         with trio.move_on_after(seconds / 2):
             await self.hub.wait_until_written()
-        await self.connections.drain(seconds - (trio.current_time() - began))
+        await self.connections.drain(max(0.0, seconds - (trio.current_time() - began)))
         self.publisher.closed = True
 
     async def run(self) -> None:
