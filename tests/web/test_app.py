@@ -1,23 +1,9 @@
 """The application around its endpoints: what fails, fails in our form and starts no stream."""
 
-import httpx
 import pytest
 from quart import Response
 
-from triocast.settings import Settings
-from triocast.web import create_app, node_of
-
-
-@pytest.fixture
-async def app():
-    return create_app(Settings())
-
-
-@pytest.fixture
-async def client(app):
-    transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 1), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        yield client
+from triocast.web import node_of
 
 
 async def test_an_error_of_ours_tells_nothing_and_is_logged(app, client, caplog):
@@ -55,11 +41,3 @@ async def test_slashes_too_many_lead_nowhere(client, caplog, path):
     reply = await client.get(f"http://localhost{path}")
     assert (reply.status_code, reply.json()["code"]) == (404, "not_found")
     assert caplog.text == ""
-
-
-async def test_readiness_ends_with_the_drain(app, client):
-    assert (await client.get("/readyz")).status_code == 200
-    await node_of(app).drain(1)
-    reply = await client.get("/readyz")
-    assert (reply.status_code, reply.json()["code"]) == (503, "shutting_down")
-    assert (await client.get("/healthz")).status_code == 200

@@ -1,0 +1,239 @@
+"""``GET /realtime/events``: what a client asks of its stream, and how it is refused."""
+
+import json
+import time
+
+import httpx
+import jwt
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from triocast.auth import EVERYTHING
+from triocast.errors import BadRequest, Disabled
+from triocast.node import build_node
+from triocast.settings import Settings
+from triocast.web import create_app, node_of
+from triocast.web.call import Call
+from triocast.web.events import PATH, open_stream
+
+KEY = "k" * 40
+STREAM = {"Accept": "text/event-stream"}
+
+
+def connect(app):
+    async def in_time(scope, receive, send):
+        with trio.fail_after(10):  # A stream that opens by mistake would never end.
+            await app(scope, receive, send)
+
+    transport = httpx.ASGITransport(app=in_time, client=("127.0.0.1", 1))
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost")
+
+
+@pytest.fixture
+async def client(app):
+    async with connect(app) as client:
+        yield client
+
+
+async def publish(node, channel, type, data=b"null"):
+    publisher = node.publisher
+    await publisher.publish([publisher.event(EVERYTHING, channel=channel, type=type, data=data)])
+    await wait_all_tasks_blocked()
+
+
+@pytest.fixture
+async def read(app, nursery):
+    """Open a stream, publish events while it is open, drain the node, and return the response."""
+
+    async def read(query="", *, headers=STREAM, events=(), over=app):
+        replies = []
+
+        async def get():
+            async with connect(over) as client:
+                replies.append(await client.get(f"{PATH}?{query}", headers=headers))
+
+        nursery.start_soon(get)
+        await wait_all_tasks_blocked()
+        for channel, type in events:
+            await publish(node_of(app), channel, type)
+        await node_of(app).drain(1)
+        await wait_all_tasks_blocked()
+        (reply,) = replies
+        return reply
+
+    return read
+
+
+def blocks(reply):
+    """Return the fields of each block of a stream."""
+    return [
+        dict(line.partition(": ")[::2] for line in block.split("\n"))
+        for block in reply.text.removesuffix("\n\n").split("\n\n")
+    ]
+
+
+async def test_a_stream_tells_where_it_begins_then_its_events_then_when_to_return(app, read):
+    await publish(node_of(app), "news", "before")
+    reply = await read("channel=news", events=[("news", "a"), ("other", "b"), ("$all", "c")])
+    epoch = node_of(app).engine.head.epoch
+    assert reply.status_code == 200
+    hello, *events, farewell = blocks(reply)
+    assert hello["id"] == f"0.{epoch}.1"
+    assert int(hello["retry"]) > 0
+    assert [event["id"] for event in events] == [f"0.{epoch}.2", f"0.{epoch}.4"]
+    assert [json.loads(event["data"])["type"] for event in events] == ["a", "c"]
+    assert list(farewell) == ["retry"]
+
+
+async def test_no_cache_or_proxy_keeps_a_stream_back(read):
+    headers = (await read()).headers
+    assert headers["content-type"] == "text/event-stream"
+    assert headers["cache-control"] == "no-cache, no-store, must-revalidate"
+    assert headers["x-accel-buffering"] == "no"
+    assert headers["connection"] == "keep-alive"
+
+
+async def test_http_2_has_no_connection_header(app, read):
+    async def http_2(scope, receive, send):
+        await app(scope | {"http_version": "2"}, receive, send)
+
+    assert "connection" not in (await read(over=http_2)).headers
+
+
+async def test_a_client_comes_back_behind_its_cursor(app, read):
+    for type in "abc":
+        await publish(node_of(app), "news", type)
+    epoch = node_of(app).engine.head.epoch
+    headers = STREAM | {"Last-Event-ID": f"0.{epoch}.1"}
+    reply = await read(f"channel=news&last_event_id=0.{epoch}.2", headers=headers)
+    ids = [block["id"] for block in blocks(reply) if "data" in block]
+    assert ids == [f"0.{epoch}.2", f"0.{epoch}.3"]
+
+
+async def test_a_stream_can_be_filtered_and_have_named_events(read):
+    reply = await read("type=a&named=1", events=[("$all", "a"), ("$all", "b")])
+    assert [block["event"] for block in blocks(reply) if "data" in block] == ["a"]
+    assert "event:" in reply.text
+
+
+async def test_events_have_no_names_unless_they_are_asked_for(read):
+    reply = await read("named=0&heartbeat=comment", events=[("$all", "a")])
+    assert len([block for block in blocks(reply) if "data" in block]) == 1
+    assert "event:" not in reply.text
+
+
+async def test_heartbeats_may_be_events(read):
+    beat = blocks(await read("heartbeat=event&named=1"))[1]
+    assert beat["event"] == "HEARTBEAT"
+
+
+async def test_head_is_answered_without_a_stream(app, client):
+    reply = await client.head(PATH)
+    assert (reply.status_code, reply.content) == (200, b"")
+    assert reply.headers["content-type"] == "text/event-stream"
+    assert (await client.head(f"{PATH}?named=2")).status_code == 400
+    node = node_of(app)
+    assert not node.connections.live
+    node.connections.most = 1
+    node.connections.admit(open_stream(node, call()))  # No place is kept for a HEAD.
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ("named=yes", "bad_request"),
+        ("named=", "bad_request"),
+        ("heartbeat=ping", "bad_request"),
+        ("channel=a%20b", "invalid_channel"),
+        ("channel=$all", "invalid_channel"),
+        ("type=%0a", "invalid_event"),
+        ("last_event_id=x", "invalid_cursor"),
+        ("cursor=x", "invalid_cursor"),
+        ("since=ever", "bad_request"),
+    ],
+)
+async def test_what_cannot_be_asked_for_is_refused_for_good(app, client, query, code):
+    """Also to an `EventSource`, which does not come back after that."""
+    reply = await client.get(f"{PATH}?{query}", headers=STREAM)
+    assert (reply.status_code, reply.json()["code"]) == (400, code)
+    assert not node_of(app).connections.live
+
+
+@pytest.mark.parametrize("reason", ["too_many_connections", "shutting_down"])
+async def test_an_event_source_that_is_refused_for_now_is_told_when_to_return(app, client, reason):
+    connections = node_of(app).connections
+    connections.admit(kept := open_stream(node_of(app), call()))
+    if reason == "too_many_connections":
+        connections.most = 1
+    else:
+        connections.draining = True
+    reply = await client.get(PATH, headers=STREAM)
+    assert (reply.status_code, reply.headers["content-type"]) == (200, "text/event-stream")
+    retry, error = blocks(reply)
+    assert int(retry["retry"]) > 0
+    assert json.loads(error["data"])["data"]["code"] == reason
+    reply = await client.get(PATH)
+    assert (reply.status_code, reply.json()["code"]) == (503, reason)
+    assert int(reply.headers["retry-after"]) > 0
+    assert kept.reason is None
+
+
+async def test_streams_can_be_switched_off():
+    app = create_app(Settings(sse_enabled=False))
+    async with connect(app) as client:
+        reply = await client.get(PATH, headers=STREAM)
+    assert (reply.status_code, reply.json()["code"]) == (404, "disabled")
+    with pytest.raises(Disabled):
+        open_stream(node_of(app), call())
+
+
+async def test_who_may_not_hear_a_channel_gets_no_stream():
+    app = create_app(Settings(token_key=KEY))
+    async with connect(app) as client:
+        assert (await client.get(PATH, headers=STREAM)).status_code == 401
+        headers = STREAM | {"Authorization": f"Bearer {token()}"}
+        reply = await client.get(f"{PATH}?channel=news&channel=chat", headers=headers)
+    assert (reply.status_code, reply.json()["code"]) == (403, "forbidden")
+    assert "chat" in reply.json()["message"]
+    assert not node_of(app).connections.live
+
+
+# Without an application.
+
+
+def call(query=b"", *, address="127.0.0.1", **headers):
+    headers = {"host": "localhost"} | headers
+    return Call(
+        method="GET",
+        scheme="http",
+        http_version="1.1",
+        query_string=query,
+        headers=[(name.encode(), value.encode()) for name, value in headers.items()],
+        address=address,
+    )
+
+
+def token():
+    claims = {
+        "sub": "ann",
+        "exp": int(time.time()) + 86_400,
+        "triocast": {"subscribe": ["news"]},
+    }
+    return jwt.encode(claims, KEY, "HS256")
+
+
+def test_a_connection_knows_whose_it_is_and_takes_no_place_before_it_is_admitted():
+    node = build_node(Settings(token_key=KEY))
+    caller = call(b"channel=news", address="192.0.2.1", authorization=f"Bearer {token()}")
+    one, other = open_stream(node, caller), open_stream(node, caller)
+    assert (one.user, one.address, one.transport) == ("ann", "192.0.2.1", "sse")
+    assert one.id != other.id
+    assert not node.connections.live
+    assert node.hub.subscribers() == ()
+
+
+@pytest.mark.parametrize("query", [b"named=2", b"heartbeat=often"])
+def test_a_wrong_choice_is_told_what_there_is_to_choose_from(query):
+    with pytest.raises(BadRequest, match=r"is '.*' or '.*'"):
+        open_stream(build_node(Settings()), call(query))
