@@ -213,6 +213,14 @@ async def test_what_is_removed_while_a_page_is_read_is_told_too(
     assert (seqs(page), page["lost"]) == ([1, 2, 3], ["b"])
 
 
+@pytest.mark.parametrize("before", [0, 1])
+async def test_the_cursors_of_a_page_before_all_events_can_be_sent_back(get, publish, at, before):
+    await publish("news")
+    page = await get(before=at(before))
+    assert (seqs(page), page["after"]) == ([], at(0))
+    assert seqs(await get(after=page["after"])) == [1]
+
+
 async def test_what_comes_while_a_later_page_is_read_is_on_that_page(
     get, publish, at, after_first_part
 ):

@@ -64,7 +64,7 @@ async def history() -> Response:
     begin = after if after is not None else seqs[0] - 1 if seqs and not found.complete else 0
     end = found.head.seq if found.complete else seqs[-1] if seqs else begin
     if before is not None:
-        end = before - 1
+        end = max(before - 1, 0)
     elif after is None:
         end = found.head.seq
     events = [envelope.encode_publication(p) for p in found.publications if filter.passes(p)]
