@@ -221,6 +221,16 @@ async def test_the_cursors_of_a_page_before_all_events_can_be_sent_back(get, pub
     assert seqs(await get(after=page["after"])) == [1]
 
 
+async def test_what_comes_while_the_newest_page_is_read_is_on_the_next(
+    get, publish, at, after_first_part
+):
+    await publish(*["news"] * 4)
+    after_first_part(lambda: publish("news"))
+    page = await get()
+    assert (seqs(page), page["after"]) == ([1, 2, 3, 4], at(4))
+    assert seqs(await get(after=page["after"])) == [5]
+
+
 async def test_what_comes_while_a_later_page_is_read_is_on_that_page(
     get, publish, at, after_first_part
 ):

@@ -109,6 +109,7 @@ async def _read(
     """Read a page, a part at a time, so that large events do not fill the memory."""
     publications: list[Publication] = []
     size = 0
+    newest_head: Position | None = None
     while True:
         found = await engine.history(
             names,
@@ -117,12 +118,16 @@ async def _read(
             limit=min(READ_EVENTS, limit - len(publications)),
             newest=newest,
         )
+        if newest_head is None:
+            newest_head = found.head
         part = list(found.publications)
         size += sum(len(publication.event.data) for publication in part)
         publications = part + publications if newest else publications + part
         # Of a part that was incomplete retention may have taken everything meanwhile.
         if found.complete or not part or len(publications) == limit or size >= PAGE_BYTES:
-            return attrs.evolve(found, publications=tuple(publications))
+            # What was accepted since the newest part was read is in none of the parts.
+            head = newest_head if newest else found.head
+            return attrs.evolve(found, publications=tuple(publications), head=head)
         if newest:
             before = part[0].seq
         else:
