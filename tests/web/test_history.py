@@ -240,6 +240,13 @@ async def test_what_comes_while_a_later_page_is_read_is_on_that_page(
     assert (seqs(page), page["after"]) == ([1, 2, 3, 4, 5], at(5))
 
 
+@pytest.mark.usefixtures("read_in_parts")
+async def test_a_loss_elsewhere_is_no_loss_of_a_pattern(get, publish, at):
+    await publish("news:a", "short:a", "short:a", "short:a", "news:a", "news:b", "news:a")
+    page = await get("news:*", after=at(0))
+    assert (seqs(page), page["lost"]) == ([1, 5, 6, 7], [])
+
+
 @pytest.mark.parametrize(
     ("query", "code"),
     [

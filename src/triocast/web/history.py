@@ -110,6 +110,7 @@ async def _read(
     publications: list[Publication] = []
     size = 0
     newest_head: Position | None = None
+    floors = dict.fromkeys(names, 0)
     while True:
         found = await engine.history(
             names,
@@ -120,6 +121,8 @@ async def _read(
         )
         if newest_head is None:
             newest_head = found.head
+        # Up to where a part begins, an engine may give any floor.
+        floors |= {name: floor for name, floor in found.floors.items() if floor > after}
         part = list(found.publications)
         size += sum(len(publication.event.data) for publication in part)
         publications = part + publications if newest else publications + part
@@ -127,7 +130,7 @@ async def _read(
         if found.complete or not part or len(publications) == limit or size >= PAGE_BYTES:
             # What was accepted since the newest part was read is in none of the parts.
             head = newest_head if newest else found.head
-            return attrs.evolve(found, publications=tuple(publications), head=head)
+            return attrs.evolve(found, publications=tuple(publications), floors=floors, head=head)
         if newest:
             before = part[0].seq
         else:
