@@ -73,7 +73,6 @@ def too_many_joins():
 
 def peer_id_taken():
     table, _ = seated()
-    names = {None}
     mallory = Admission(subject="mallory", may_claim=True, is_known=True)
     return table.say("mallory", mallory, type="join", room="r", peer="alice")
 
