@@ -21,18 +21,22 @@ class Link(Protocol):
         """
 
     async def send(self, frames: Sequence[bytes | memoryview]) -> None:
-        """Send frames, whole and in order. Raises OSError or trio.BrokenResourceError."""
+        """Send frames, whole and in order.
+
+        Raises OSError or trio.BrokenResourceError; trio.ClosedResourceError where its stream has
+        been closed.
+        """
 
     async def receive(self) -> bytes | str | None:
         """Return what the client sent next; None at the end.
 
-        Raises OSError or trio.BrokenResourceError.
+        Raises as `send` does.
         """
 
     async def finish(self, farewell: Sequence[bytes | memoryview]) -> None:
         """Send what a cancelled `send` left, then the farewell, then end our side.
 
-        The caller owns the deadline. Raises OSError or trio.BrokenResourceError.
+        The caller owns the deadline. Raises as `send` does.
         """
 
     def close(self) -> None:

@@ -40,6 +40,7 @@ class SocketLink:
         # Ours rather than `SocketStream.send_all`, which does not say how far it came when it is
         # cancelled: a farewell must not begin in the middle of a frame.
         while self._unsent:
+            self._check_open()
             await trio.lowlevel.wait_writable(self._socket)
             try:
                 self._unsent = self._unsent[self.write_now(self._unsent) :]
@@ -50,6 +51,7 @@ class SocketLink:
         # Ours rather than `SocketStream.receive_some`, which tries in vain before it waits, and
         # keeps five frames on the stack of each client that says nothing.
         while True:
+            self._check_open()
             await trio.lowlevel.wait_readable(self._socket)
             try:
                 return self._socket.recv(RECEIVE_BYTES) or None
@@ -66,6 +68,14 @@ class SocketLink:
         # may lose the farewell. So what still comes is read until the client is done, too.
         while await self._stream.receive_some(RECEIVE_BYTES):
             pass
+
+    def _check_open(self) -> None:
+        """Raise ClosedResourceError for a closed socket.
+
+        Trio's I/O loop raises ValueError for one, and keeps the task as if it were waiting.
+        """
+        if self._socket.fileno() < 0:
+            raise trio.ClosedResourceError("this socket was closed")
 
     def close(self) -> None:
         close_now(self._stream)
