@@ -45,7 +45,7 @@ async def test_as_long_as_there_is_room_nobody_gives_way(strangers):
         strangers.make_room("192.0.2.1")
 
 
-async def test_the_first_gives_way_once_it_had_its_time(strangers):
+async def test_the_first_gives_way_once_it_had_its_time(strangers, autojump_clock):
     clients = come(strangers, *["192.0.2.1"] * MOST)
     await trio.sleep(STRANGER_SECONDS - 0.01)
     with pytest.raises(TooManyConnections):
