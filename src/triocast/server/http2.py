@@ -10,7 +10,7 @@ import h2.events
 import h2.exceptions
 import trio
 from hypercorn.events import Closed, RawData
-from hypercorn.protocol.events import Body, Request, StreamClosed
+from hypercorn.protocol.events import Body, Request, Response, StreamClosed
 from hypercorn.protocol.h2 import BUFFER_LOW_WATER, H2Protocol, StreamBuffer
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.utils import filter_pseudo_headers
@@ -18,7 +18,8 @@ from hypercorn.utils import filter_pseudo_headers
 from triocast.server.websocket import SafeWSStream
 
 MOST_RESETS: Final = 200
-"""Streams a client may reset beyond those that ran to their end; a flood of them is an attack."""
+"""Streams a client may reset before they are answered, beyond those that are answered; a flood of
+them is an attack (CVE-2023-44487)."""
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -93,6 +94,9 @@ class SafeH2Protocol(H2Protocol):
     async def stream_send(self, event: Any) -> None:
         if isinstance(event, StreamClosed):
             await self._wait_for_end(event.stream_id)
+        elif isinstance(event, Response) and event.stream_id in self.streams:
+            # It was not reset before its answer. Event streams end by a reset in the normal course.
+            self._resets = max(0, self._resets - 1)
         await super().stream_send(event)
 
     async def _wait_for_end(self, stream_id: int) -> None:
@@ -139,9 +143,6 @@ class SafeH2Protocol(H2Protocol):
                     await self._flush()
                     await self.send(Closed())
                     return
-                await super()._handle_events([event])
-            elif isinstance(event, h2.events.StreamEnded):
-                self._resets = max(0, self._resets - 1)
                 await super()._handle_events([event])
             else:
                 await super()._handle_events([event])
