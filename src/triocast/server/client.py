@@ -92,13 +92,14 @@ class Client:
         return SocketLink(self._stream, self._accepted)
 
     async def _close_lingering(self) -> None:
-        """End our side and read on until the client's end. The caller owns the deadline."""
+        """End our side and read on until the client's end. The caller owns the deadline.
+
+        TLS gets no ``close_notify``: HTTPS clients do without it, and it would not make them close.
+        """
+        stream = socket_stream(self._stream)
         try:
-            if isinstance(self._stream, trio.SSLStream):
-                await self._stream.aclose()
-                return
-            self._stream.socket.shutdown(socket.SHUT_WR)
-            while await self._stream.receive_some(RECEIVE_BYTES):
+            stream.socket.shutdown(socket.SHUT_WR)
+            while await stream.receive_some(RECEIVE_BYTES):
                 pass
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             return
