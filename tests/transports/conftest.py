@@ -14,15 +14,19 @@ from websockets.protocol import OPEN, Protocol, Side
 
 from triocast.auth import Grant
 from triocast.connections import Connections
+from triocast.engines.debounce import Debounce
 from triocast.engines.memory import MemoryEngine
 from triocast.events import Event
 from triocast.hub import Hub
+from triocast.presence import Presence
 from triocast.publisher import Publisher
+from triocast.settings import Namespace, Namespaces
 from triocast.transports.links import StreamLink
 from triocast.transports.native import NativeConnection
 from triocast.transports.sse import SSEConnection, StreamOptions
 
 HEARTBEAT = 10.0
+WINDOW = 2.0
 
 
 @attrs.frozen
@@ -46,16 +50,34 @@ class Parts:
 
 @pytest.fixture
 async def parts(nursery):
-    engine = MemoryEngine(epoch="e", history_events=10, history_bytes=100_000)
+    """Parts that run. The namespace ``room`` has presence, ``fast`` a debounce window."""
+    engine = MemoryEngine(
+        epoch="e",
+        history_events=10,
+        history_bytes=100_000,
+        debounce=Debounce(0, {"fast": WINDOW}),
+    )
     hub = Hub(inbox_bytes=1_000_000, head=engine.head)
     engine.attach(hub)
-    nursery.start_soon(hub.run)
-    return Parts(
+    publisher = Publisher(engine, max_event_bytes=10_000, wait_seconds=1)
+    presence = Presence(
+        engine,
+        publisher,
+        namespaces=Namespaces({"room": Namespace(presence=True)}),
+        grace_seconds=1,
+    )
+    hub.watcher = presence
+    for run in (engine.run, hub.run, presence.run):
+        nursery.start_soon(run)
+    connections = Connections(
         engine,
         hub,
-        Connections(engine, hub, most=100, outbox_bytes=200_000, heartbeat_seconds=HEARTBEAT),
-        Publisher(engine, max_event_bytes=10_000, wait_seconds=1),
+        most=100,
+        outbox_bytes=200_000,
+        heartbeat_seconds=HEARTBEAT,
+        presence=presence,
     )
+    return Parts(engine, hub, connections, publisher)
 
 
 @attrs.frozen
