@@ -1,0 +1,245 @@
+"""HTTP/1.1: one request at a time, bad heads are refused, and no byte behind an upgrade is lost."""
+
+import pytest
+import trio
+from hypercorn.events import Closed, RawData
+from trio.testing import wait_all_tasks_blocked
+
+from triocast.server.http1 import SafeH11Protocol
+
+UPGRADE = (
+    b"Host: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+def get(path, *lines):
+    return b"\r\n".join([b"GET " + path + b" HTTP/1.1", b"Host: x", *lines, b"", b""])
+
+
+def upgrade(*lines):
+    return b"GET /ws HTTP/1.1\r\n" + UPGRADE + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
+
+
+def text_frame(text):
+    return bytes((0x81, 0x80 | len(text))) + bytes(4) + text
+
+
+class App:
+    """Answers each request with its path once it may, and remembers the scopes."""
+
+    def __init__(self, *, patient=False):
+        self.scopes = []
+        self.may_answer = trio.Event()
+        self.texts = []
+        if not patient:
+            self.may_answer.set()
+
+    async def __call__(self, scope, receive, send):
+        self.scopes.append(scope)
+        await self.may_answer.wait()
+        if scope["type"] == "websocket":
+            await self.talk(receive, send)
+            return
+        head = {"type": "http.response.start", "status": 200, "headers": []}
+        await send(head)
+        await send({"type": "http.response.body", "body": scope["raw_path"]})
+
+    async def talk(self, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            self.texts.append(message["text"])
+
+
+@pytest.fixture
+async def open_http1(open_protocol):
+    async def open_http1(app):
+        return await open_protocol(SafeH11Protocol, app)
+
+    return open_http1
+
+
+async def feed(protocol, data):
+    await protocol.handle(RawData(data))
+    await wait_all_tasks_blocked()
+
+
+def statuses(data):
+    """Return the status lines in these bytes."""
+    return [int(line[9:12]) for line in data.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
+
+
+# Turns.
+
+
+async def test_requests_on_one_connection_are_answered_one_after_the_other(open_http1):
+    protocol, sent = await open_http1(App())
+    for path in (b"/a", b"/b"):
+        assert protocol.at_rest
+        await feed(protocol, get(path))
+        data = sent.take()
+        assert statuses(data) == [200]
+        assert path in data
+        assert sent.idle
+    assert not sent.is_closed
+
+
+async def test_a_request_behind_one_under_way_waits_for_its_turn(open_http1):
+    app = App(patient=True)
+    protocol, sent = await open_http1(app)
+    await feed(protocol, get(b"/a") + get(b"/b"))
+    assert [scope["path"] for scope in app.scopes] == ["/a"]
+    assert protocol.paused
+    assert protocol.held_bytes == len(get(b"/b"))
+    await feed(protocol, get(b"/c"))
+    assert protocol.held_bytes == len(get(b"/b") + get(b"/c"))
+    app.may_answer.set()
+    await wait_all_tasks_blocked()
+    assert [scope["path"] for scope in app.scopes] == ["/a"]  # until somebody says so
+    for path in ("/b", "/c"):
+        assert protocol.paused
+        await protocol.resume()
+        await wait_all_tasks_blocked()
+        assert app.scopes[-1]["path"] == path
+    assert not protocol.paused
+    assert protocol.held_bytes == 0
+    assert statuses(sent.take()) == [200] * 3
+
+
+async def test_a_client_that_leaves_while_a_request_waits_is_noticed(open_http1):
+    told = []
+
+    async def app(scope, receive, send):
+        await receive()
+        told.append(await receive())
+
+    protocol, _ = await open_http1(app)
+    await feed(protocol, get(b"/a") + get(b"/b"))
+    await protocol.handle(Closed())
+    await wait_all_tasks_blocked()
+    assert told == [{"type": "http.disconnect"}]
+
+
+async def test_it_is_known_whether_the_next_byte_begins_a_request(open_http1):
+    app = App(patient=True)
+    protocol, _ = await open_http1(app)
+    assert protocol.at_rest
+    await feed(protocol, get(b"/a")[:10])
+    assert not protocol.at_rest
+    await feed(protocol, get(b"/a")[10:])
+    assert not protocol.at_rest
+    app.may_answer.set()
+    await wait_all_tasks_blocked()
+    assert protocol.at_rest
+    await feed(protocol, upgrade())
+    assert not protocol.at_rest
+
+
+# Upgrades.
+
+
+async def test_bytes_behind_an_upgrade_are_held_until_it_is_accepted(open_http1):
+    app = App(patient=True)
+    protocol, sent = await open_http1(app)
+    early = text_frame(b"early")
+    await feed(protocol, upgrade() + early[:4])
+    await feed(protocol, early[4:])
+    assert protocol.held_bytes == len(early)
+    assert sent.take() == b""
+    app.may_answer.set()
+    await wait_all_tasks_blocked()
+    assert statuses(sent.take()) == [101]
+    protocol.let_through()
+    assert protocol.held_bytes == 0
+    await protocol.resume()
+    await feed(protocol, text_frame(b"late"))
+    assert app.texts == ["early", "late"]
+
+
+async def test_bytes_behind_a_refused_upgrade_are_not_read(open_http1):
+    async def app(scope, receive, send):
+        assert scope["type"] == "websocket"
+        await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b"no"})
+
+    protocol, sent = await open_http1(app)
+    await feed(protocol, upgrade() + get(b"/b"))
+    assert statuses(sent.take()) == [403]
+    assert sent.is_closed
+
+
+async def test_an_upgrade_that_lacks_something_is_refused_and_ends_the_connection(open_http1):
+    app = App()
+    protocol, sent = await open_http1(app)
+    await feed(protocol, upgrade().replace(b"Sec-WebSocket-Version: 13\r\n", b""))
+    assert statuses(sent.take()) == [400]
+    assert sent.is_closed
+    assert app.scopes == []
+
+
+async def test_compression_is_not_offered_to_the_application(open_http1):
+    app = App(patient=True)
+    protocol, _ = await open_http1(app)
+    await feed(protocol, upgrade(b"Sec-WebSocket-Extensions: permessage-deflate", b"X-Other: 1"))
+    names = [name for name, _ in app.scopes[0]["headers"]]
+    assert b"x-other" in names
+    assert b"sec-websocket-extensions" not in names
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        upgrade().replace(b"GET", b"POST"),
+        upgrade().replace(b"WebSocket", b"other"),
+        upgrade().replace(b"keep-alive, Upgrade", b"keep-alive"),
+        upgrade().replace(b"keep-alive, Upgrade", b"x-upgrade"),
+    ],
+)
+async def test_a_request_that_is_not_an_upgrade_is_served_as_http(open_http1, data):
+    app = App()
+    protocol, _ = await open_http1(app)
+    await feed(protocol, data)
+    assert app.scopes[0]["type"] == "http"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        upgrade(b"Sec-WebSocket-Protocol: caf\xe9"),
+        upgrade(b"Sec-WebSocket-Extensions: caf\xe9"),
+        get(b"http://[/"),
+        get(b"realtime"),
+        get(b"x:"),
+    ],
+)
+async def test_a_head_that_hypercorn_or_quart_would_fail_on_is_refused(open_http1, data):
+    app = App()
+    protocol, sent = await open_http1(app)
+    await feed(protocol, data)
+    assert statuses(sent.take()) == [400]
+    assert sent.is_closed
+    assert app.scopes == []
+
+
+@pytest.mark.parametrize("target", [b"/", b"/a?b", b"http://x/a", b"*"])
+async def test_every_form_of_target_that_makes_sense_is_passed_on(open_http1, target):
+    app = App()
+    protocol, sent = await open_http1(app)
+    await feed(protocol, get(target, b"X-Name: caf\xe9"))
+    assert statuses(sent.take()) == [200]
+
+
+async def test_bytes_that_are_not_http_get_a_400_and_end_the_connection(open_http1):
+    protocol, sent = await open_http1(App())
+    await feed(protocol, b"\x00\x01\r\n\r\n")
+    assert statuses(sent.take()) == [400]
+    assert sent.is_closed
+
+
+async def test_a_head_beyond_the_bound_is_refused(open_http1):
+    protocol, sent = await open_http1(App())
+    bound = protocol.config.h11_max_incomplete_size
+    await feed(protocol, b"GET /" + b"a" * bound)
+    assert statuses(sent.take()) == [431]
+    assert sent.is_closed

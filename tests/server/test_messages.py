@@ -1,0 +1,110 @@
+"""HTTP/1 messages: a whole request is read as it was sent, and a head is written for any client."""
+
+from email.utils import parsedate_to_datetime
+
+import h11
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from triocast.server import messages
+from triocast.server.messages import read_request, write_head
+
+
+def read(data, *, address="192.0.2.1", secure=False, max_head_bytes=4_096):
+    return read_request(data, address=address, secure=secure, max_head_bytes=max_head_bytes)
+
+
+GET = b"GET /a/b?c=%20d&e HTTP/1.1\r\nHost: x\r\nX-Name: One\r\nX-Name: two\r\n\r\n"
+POST = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = (
+    b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n"
+)
+
+
+def test_a_head_is_read_into_a_call():
+    request = read(GET)
+    assert (request.path, request.body, request.behind) == (b"/a/b", b"", b"")
+    call = request.call
+    assert (call.method, call.http_version, call.address) == ("GET", "1.1", "192.0.2.1")
+    assert call.query.get("c") == " d"
+    assert call.query.get("e") == ""
+    assert call.headers.all("x-name") == ["One", "two"]
+
+
+@pytest.mark.parametrize(("secure", "scheme"), [(True, "https"), (False, "http")])
+def test_the_scheme_follows_the_connection(secure, scheme):
+    assert read(GET, secure=secure).call.scheme == scheme
+
+
+@pytest.mark.parametrize("data", [POST, CHUNKED])
+def test_a_body_is_read_whole_and_what_follows_it_is_kept(data):
+    request = read(data + GET)
+    assert (request.path, request.body, request.behind) == (b"/p", b"hello", GET)
+
+
+@pytest.mark.parametrize("data", [GET, POST, CHUNKED])
+@given(choice=st.data())
+def test_a_part_of_a_request_is_not_taken_for_a_whole_one(data, choice):
+    assert read(data[: choice.draw(st.integers(0, len(data) - 1))]) is None
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "keep_alive"),
+    [
+        ("1.1", "", True),
+        ("1.1", "Connection: keep-alive\r\n", True),
+        ("1.1", "Connection: close\r\n", False),
+        ("1.1", "Connection: x, Close\r\n", False),
+        ("1.0", "", False),
+    ],
+)
+def test_whether_the_client_stays_is_known(version, connection, keep_alive):
+    data = f"GET / HTTP/{version}\r\nHost: x\r\n{connection}\r\n".encode()
+    assert read(data).keep_alive is keep_alive
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\r\n\r\n",  # a TLS handshake
+        b"GET / HTTP/1.1\r\n\r\n",  # without a Host
+        b"GET / HTTP/1.1\r\nHost: x\r\nbad header: y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: " + b"x" * 5_000,  # beyond the bound, without an end
+    ],
+)
+def test_bytes_that_are_not_a_request_are_an_error(data):
+    with pytest.raises(h11.RemoteProtocolError):
+        read(data)
+
+
+names = st.text("abcxyz019-_", max_size=20).map("x-{}".format)
+values = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=30)
+
+
+@given(st.lists(st.tuples(names, values), max_size=5))
+def test_a_head_is_read_by_an_independent_parser_as_it_was_written(headers):
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(write_head("404 Not Found", headers))
+    response = client.next_event()
+    assert (response.status_code, response.reason) == (404, b"Not Found")
+    date, *others = response.headers.raw_items()
+    assert date[0] == b"date"
+    assert others == [(name.encode(), value.encode()) for name, value in headers]
+
+
+def test_a_value_of_latin_1_is_written_as_it_came():
+    assert b"\r\nx: \xe4\r\n" in write_head("200 OK", [("x", "ä")])
+
+
+def test_the_date_goes_with_the_clock(monkeypatch):
+    dates = []
+    for now in (0.0, 0.9, 1.0, 1_767_225_600.5):
+        monkeypatch.setattr(messages.time, "time", lambda now=now: now)
+        line = write_head("200 OK", []).split(b"\r\n")[1].decode()
+        dates.append(parsedate_to_datetime(line.removeprefix("date: ")).timestamp())
+    assert dates == [0, 0, 1, 1_767_225_600]
