@@ -4,8 +4,10 @@ An engine joins by a function that takes ``history_events`` and ``history_bytes`
 async context manager of the open engine, at work.
 """
 
+import os
 import tempfile
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,14 @@ import trio
 
 from triocast.engines import MemoryEngine
 from triocast.engines.sqlite import SQLiteEngine
+
+
+MEMORY = "/dev/shm"
+"""A file system in memory, where Linux has one: nothing waits for a disk there."""
+
+folder_in_memory = partial(
+    tempfile.TemporaryDirectory, dir=MEMORY if os.access(MEMORY, os.W_OK) else None
+)
 
 
 @asynccontextmanager
@@ -26,7 +36,7 @@ async def memory(**bounds):
 
 @asynccontextmanager
 async def sqlite(**bounds):
-    with tempfile.TemporaryDirectory() as folder:
+    with folder_in_memory() as folder:
         engine = SQLiteEngine(Path(folder) / "events.db", durable=False, **bounds)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(engine.run)
@@ -66,6 +76,12 @@ class Outlet:
         self.inside = 0
         self._taken.set()
         self._taken = trio.Event()
+
+
+@pytest.fixture(scope="session")
+def new_folder():
+    """Make temporary folders, as context managers."""
+    return folder_in_memory
 
 
 ENGINES = {"memory": memory, "sqlite": sqlite}

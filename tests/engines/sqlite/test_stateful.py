@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import tempfile
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -552,8 +551,8 @@ def covered(names: Sequence[str], channel: str) -> bool:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(bounds, st.lists(steps, min_size=1, max_size=30))
-def test_a_store_keeps_what_it_promised_over_everything(bounds, script):
-    with tempfile.TemporaryDirectory() as folder:
+def test_a_store_keeps_what_it_promised_over_everything(new_folder, bounds, script):
+    with new_folder() as folder:
         trio.run(World(Path(folder), bounds).play, script)
 
 
@@ -570,7 +569,9 @@ PUBLISH = Publish((Batch((("a", None, None),)),))
         [Copy(), BackUp(), PUBLISH, Restore(), Replace(), PUBLISH, Reopen()],
     ],
 )
-def test_an_older_copy_that_is_put_back_begins_a_new_epoch_each_time_and_once(script):
+def test_an_older_copy_that_is_put_back_begins_a_new_epoch_each_time_and_once(
+    new_folder, script
+):
     bounds = {"history_events": 100, "history_bytes": 10**9, "namespaces": {}}
-    with tempfile.TemporaryDirectory() as folder:
+    with new_folder() as folder:
         trio.run(World(Path(folder), bounds).play, [PUBLISH, *script])
