@@ -5,7 +5,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from triocast.engines import worker
-from triocast.engines.worker import Desk, finish
+from triocast.engines.worker import Desk, finish, in_thread
 from triocast.errors import Unavailable
 
 
@@ -122,3 +122,24 @@ async def test_the_end_refuses_who_waits_and_who_comes(nursery):
     assert refused == ["over"] * 3
     with pytest.raises(Unavailable, match="over"):
         await jobs.do("b", 1)
+
+
+async def test_who_is_cancelled_takes_no_more_jobs(nursery):
+    jobs = desk()
+    nursery.start_soon(ask, jobs, "a", 1, [])
+    await wait_all_tasks_blocked()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await jobs.wait()
+    assert scope.cancelled_caught
+    finish(jobs.take(), ["A"])
+
+
+async def test_a_call_is_made_and_waited_for_although_the_caller_is_cancelled():
+    limiter, calls = trio.CapacityLimiter(1), []
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await in_thread(limiter, calls.append, 1)
+        await in_thread(limiter, calls.append, 2)
+    assert calls == [1, 2]
+    assert not scope.cancelled_caught

@@ -84,6 +84,7 @@ class Desk(Generic[J]):
 
     async def wait(self) -> None:
         """Return when there is a job."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         while not self._waiting:
             self._filled = trio.Event()
             await self._filled.wait()
@@ -125,5 +126,9 @@ def finish(
 async def in_thread(
     limiter: trio.CapacityLimiter, function: Callable[..., Any], *arguments: Any
 ) -> Any:
-    """Call a blocking function in a thread; it is waited for, come what may."""
-    return await trio.to_thread.run_sync(function, *arguments, limiter=limiter)
+    """Call a blocking function in a thread and wait for it, even if the caller is cancelled.
+
+    What was begun can be brought to its end: a step that follows is done, too.
+    """
+    with trio.CancelScope(shield=True):
+        return await trio.to_thread.run_sync(function, *arguments, limiter=limiter)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, closing
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from triocast.engines.retention import Keep
 from triocast.engines.sqlite import SQLiteEngine, file, reading, removing, store
@@ -240,11 +241,77 @@ class TestFailures:
                     await engine.history(["a"], after=0, limit=1)
             assert await seqs_of(engine, "a") == [1]
 
-    async def test_who_comes_after_the_end_is_refused(self, path):
+
+
+class TestEnd:
+    async def test_who_comes_after_it_is_refused(self, path):
         async with opened(path) as engine:
             pass
         with pytest.raises(Unavailable, match="going away"):
             await engine.publish([event()])
+
+    async def test_a_publish_that_was_begun_is_answered(self, path, monkeypatch):
+        real = store.find_known
+
+        def find_known(*arguments, **options):
+            trio.from_thread.run_sync(end.set)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(store, "find_known", find_known)
+        end, accepted = trio.Event(), []
+
+        async def publish(engine):
+            accepted.extend(await engine.publish([event(once=Once("ann", "k", 0, b"1"))]))
+
+        async with trio.open_nursery() as publishing, opened(path) as engine:
+            publishing.start_soon(publish, engine)
+            await end.wait()
+        assert [publication.seq for publication in accepted] == [1]
+        async with opened(path) as engine:
+            assert await seqs_of(engine, "a") == [1]
+
+    async def test_a_read_that_was_not_begun_is_refused(self, path, monkeypatch):
+        real, answers = reading.read_document, []
+
+        async def read(engine):
+            try:
+                answers.append(await engine.document("a", "k"))
+            except Unavailable as error:
+                answers.append(error.message)
+
+        async def end_while_another_reads():
+            reads.start_soon(read, engine)
+            await wait_all_tasks_blocked()
+            end.set()
+
+        def read_document(*arguments):
+            monkeypatch.undo()
+            trio.from_thread.run(end_while_another_reads)
+            return real(*arguments)
+
+        monkeypatch.setattr(reading, "read_document", read_document)
+        end = trio.Event()
+        async with trio.open_nursery() as reads, opened(path) as engine:
+            reads.start_soon(read, engine)
+            await end.wait()
+        assert answers == [None, "this server is going away"]
+
+
+class TestForgetting:
+    async def test_who_forgets_a_channel_may_go_away_meanwhile(self, path, monkeypatch):
+        real = removing.trim_up_to
+
+        def trim_up_to(*arguments):
+            trio.from_thread.run_sync(scope.cancel)
+            return real(*arguments)
+
+        async with opened(path) as engine:
+            await engine.publish([event("a")])
+            monkeypatch.setattr(removing, "trim_up_to", trim_up_to)
+            with trio.CancelScope() as scope:
+                await engine.forget(["a"])
+            (publication,) = await engine.publish([event("a")])
+            assert (publication.seq, publication.prev) == (2, 1)
 
 
 @pytest.mark.parametrize("bound", [{"history_events": 50}, {"history_bytes": 2_000_000}])
