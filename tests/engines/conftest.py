@@ -16,7 +16,6 @@ import trio
 from triocast.engines import MemoryEngine
 from triocast.engines.sqlite import SQLiteEngine
 
-
 MEMORY = "/dev/shm"
 """A file system in memory, where Linux has one: nothing waits for a disk there."""
 

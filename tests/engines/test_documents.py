@@ -1,5 +1,7 @@
 """Documents, on each engine: their write and their event are one step."""
 
+from contextlib import nullcontext
+
 import attrs
 import pytest
 import trio
@@ -7,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from triocast.documents import Document, Write
+from triocast.engines.documents import check_writes
 from triocast.engines.sqlite import SQLiteEngine
 from triocast.errors import IdempotencyConflict, TooManyDocuments, VersionConflict
 from triocast.events import Event, Once, Publication
@@ -167,6 +170,23 @@ async def test_there_are_so_many_at_the_most(open_engine):
             await engine.publish([put(None), put(1, "n"), put(1, "o")])
         assert await keys_of(engine) == (["k", "m"], True)
         await engine.publish([put(None), put(1, "n")])
+
+
+@pytest.mark.parametrize(
+    ("writes", "fit"),
+    [
+        ([(2, "k")], True),
+        ([(None, "k")], True),
+        ([(None, "k"), (None, "l"), (None, "m"), (1, "n")], True),
+        ([(None, "k"), (None, "l"), (1, "n")], False),
+        ([(1, "n")], False),
+    ],
+)
+def test_where_there_are_too_many_they_can_still_be_changed_and_removed(writes, fit):
+    """As there are after a restart with a lower bound."""
+    known = {("a", "k"): 1, ("a", "l"): 2, ("a", "m"): 3}
+    with nullcontext() if fit else pytest.raises(TooManyDocuments):
+        check_writes([put(*write) for write in writes], known, revision=3, room=-2)
 
 
 async def test_they_stay_when_events_are_forgotten(engine):

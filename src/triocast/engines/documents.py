@@ -44,7 +44,8 @@ def check_writes(
     """Say whether all of the events can write their documents, one after the other.
 
     ``known`` are the versions that documents have, ``revision`` the last one given, and ``room``
-    how many documents there may be more. Raises VersionConflict, TooManyDocuments.
+    how many documents there may be more; below 0 where there are too many, which can still be
+    changed and removed. Raises VersionConflict, TooManyDocuments.
     """
     versions: dict[Place, int] = {}
     for event in events:
@@ -60,8 +61,9 @@ def check_writes(
         is_there, will_be_there = version > 0, write.data is not None
         versions[place] = revision if will_be_there else 0
         if not event.channel.startswith("$"):  # The server's own have bounds of their own.
-            room += is_there - will_be_there
-            if room < 0:
+            added = will_be_there - is_there
+            room -= added
+            if room < 0 < added:
                 raise TooManyDocuments("there are as many documents as max_documents allows")
 
 
