@@ -6,15 +6,17 @@ import shutil
 import sqlite3
 from contextlib import asynccontextmanager, closing
 
+import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from triocast.documents import Write
 from triocast.engines.retention import Keep
 from triocast.engines.sqlite import SQLiteEngine, file, reading, removing, store
 from triocast.engines.sqlite.engine import StoreFailed
 from triocast.engines.sqlite.file import CannotOpen
-from triocast.errors import IdempotencyConflict, Unavailable
+from triocast.errors import IdempotencyConflict, TriocastError, Unavailable, VersionConflict
 from triocast.events import Event, Once
 
 
@@ -215,6 +217,41 @@ class TestFailures:
             await engine.check_health()
             publications = await engine.publish([event("a"), event("new")])
             assert [(p.seq, p.prev) for p in publications] == [(2, 1), (3, 0)]
+
+    @pytest.mark.parametrize(
+        ("fields", "refusal"),
+        [
+            ({"key": "k", "write": Write(b"1", if_version=0)}, VersionConflict),
+            ({"once": Once("ann", "k", 0, b"%d")}, IdempotencyConflict),
+        ],
+        ids=["document", "idempotency key"],
+    )
+    async def test_nobody_is_refused_for_what_could_not_be_kept(
+        self, path, monkeypatch, fields, refusal
+    ):
+        """Of publishers whose events would go in one commit, one stands against the other."""
+        errors = []
+
+        async def publish(number):
+            once = fields.get("once")
+            mine = {"once": attrs.evolve(once, digest=b"%d" % number)} if once else {}
+            try:
+                await engine.publish([event(**fields | mine)])
+            except TriocastError as error:
+                errors.append(type(error))
+
+        def fail(*arguments):
+            raise sqlite3.OperationalError("disk I/O error")
+
+        async with opened(path) as engine:
+            for append, found in ((fail, [StoreFailed] * 2), (store.append, [refusal])):
+                errors.clear()
+                with monkeypatch.context() as patch:
+                    patch.setattr(store, "append", append)
+                    async with trio.open_nursery() as publishing:
+                        publishing.start_soon(publish, 1)
+                        publishing.start_soon(publish, 2)
+                assert errors == found
 
     async def test_retention_that_fails_does_not_end_publishing(self, path, monkeypatch):
         async with opened(path, history_events=1) as engine:

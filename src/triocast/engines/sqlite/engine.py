@@ -193,26 +193,24 @@ class SQLiteEngine(Engine):
             now=trio.current_time(),
         )
         batch.release()
-        sound, results = [], []
+        sound, results, refused = [], [], []
         for order in orders:
             try:
                 results.append(batch.publish(order.job.events))
             except (IdempotencyConflict, VersionConflict, TooManyDocuments) as refusal:
-                finish([order], error=refusal)
+                refused.append((order, refusal))
             else:
                 sound.append(order)
-        if batch.is_empty:
-            batch.settle()
-            finish(sound, results)
-            return
-        try:
-            await in_thread(self._writing, store.append, self._file.writer, batch.changes)
-        except sqlite3.Error as error:
-            batch.undo()
-            self._no_release_before = trio.current_time() + RETRY_SECONDS
-            finish(sound, error=self._failed(error))
-            return
-        self._fault = None
+        if not batch.is_empty:
+            try:
+                await in_thread(self._writing, store.append, self._file.writer, batch.changes)
+            except sqlite3.Error as error:
+                batch.undo()
+                self._no_release_before = trio.current_time() + RETRY_SECONDS
+                # All of them: what stands against some may be what could not be kept.
+                finish(orders, error=self._failed(error))
+                return
+            self._fault = None
         for channel in batch.settle():
             self._trimming.note(channel)
         self._revision, self._document_count = batch.revision, batch.document_count
@@ -222,6 +220,8 @@ class SQLiteEngine(Engine):
             for outlet in self._outlets:
                 outlet.put(batch.publications)
         finish(sound, results)
+        for order, reason in refused:
+            finish([order], error=reason)
 
     async def _look_up(self, orders: Sequence[Any]) -> Known:
         """Return what the store has of the keys and documents that these orders name."""
