@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from triocast.engines.debounce import Debounce
+from triocast.engines.retention import Keep, Retention
+from triocast.engines.sqlite import store
+from triocast.engines.sqlite.batch import Batch
+from triocast.engines.sqlite.channels import Channels
 from triocast.engines.sqlite.file import open_file
+from triocast.engines.sqlite.store import Known
+from triocast.events import Position
 
 
 @pytest.fixture
@@ -36,3 +43,56 @@ def db(new_store):
     """Return the writing connection of a new store."""
     with new_store() as file:
         yield file.writer
+
+
+class Tables:
+    """A store's tables and its channels in memory, filled in commits as the engine does."""
+
+    def __init__(self, db, keep=Keep(10**6), namespaces=None):  # noqa: B008
+        self.db = db
+        self.retention = Retention(keep, namespaces)
+        self.channels = Channels((), {}, self.retention)
+        self.head = Position("e", 0)
+        self.revision = 0
+
+    def publish(self, *events):
+        batch = Batch(
+            self.channels,
+            Debounce(),
+            Known(self.revision, 0),
+            head=self.head,
+            max_documents=10**6,
+            keep_records=True,
+            now=0.0,
+        )
+        publications = batch.publish(events)
+        store.append(self.db, batch.changes)
+        batch.settle()
+        self.head, self.revision = Position("e", batch.seq), batch.revision
+        return publications
+
+    def seqs(self, name):
+        """Return what the file has of a channel."""
+        query = (
+            "SELECT seq FROM events JOIN channels ON channels.id = events.channel"
+            " WHERE name = ? ORDER BY seq"
+        )
+        return [seq for (seq,) in self.db.execute(query, (name,))]
+
+    def floors(self):
+        """Return the floors of channels and of namespaces that the file has."""
+        return (
+            dict(self.db.execute("SELECT name, floor FROM channels")),
+            dict(self.db.execute("SELECT name, floor FROM namespaces")),
+        )
+
+
+@pytest.fixture(scope="session")
+def new_tables():
+    """Make the tables of stores that are open."""
+    return Tables
+
+
+@pytest.fixture
+def tables(db):
+    return Tables(db)

@@ -279,7 +279,6 @@ class TestFailures:
             assert await seqs_of(engine, "a") == [1]
 
 
-
 class TestEnd:
     async def test_who_comes_after_it_is_refused(self, path):
         async with opened(path) as engine:
@@ -349,6 +348,22 @@ class TestForgetting:
                 await engine.forget(["a"])
             (publication,) = await engine.publish([event("a")])
             assert (publication.seq, publication.prev) == (2, 1)
+
+    async def test_a_channel_that_could_not_be_forgotten_comes_back(self, path, monkeypatch):
+        def fail(*arguments):
+            raise sqlite3.OperationalError("disk I/O error")
+
+        async with opened(path) as engine:
+            await engine.publish([event("a")])
+            with monkeypatch.context() as patch:
+                patch.setattr(removing, "forget_channel", fail)
+                with pytest.raises(StoreFailed):
+                    await engine.forget(["a"])
+            await engine.publish([event("a"), event("b")])
+            before = await engine.history(["a", "b"], after=0, limit=9)
+            assert [(p.seq, p.prev) for p in before.publications] == [(2, 1), (3, 1)]
+        async with opened(path) as engine:
+            assert await engine.history(["a", "b"], after=0, limit=9) == before
 
 
 @pytest.mark.parametrize("bound", [{"history_events": 50}, {"history_bytes": 2_000_000}])

@@ -569,9 +569,7 @@ PUBLISH = Publish((Batch((("a", None, None),)),))
         [Copy(), BackUp(), PUBLISH, Restore(), Replace(), PUBLISH, Reopen()],
     ],
 )
-def test_an_older_copy_that_is_put_back_begins_a_new_epoch_each_time_and_once(
-    new_folder, script
-):
+def test_an_older_copy_that_is_put_back_begins_a_new_epoch_each_time_and_once(new_folder, script):
     bounds = {"history_events": 100, "history_bytes": 10**9, "namespaces": {}}
     with new_folder() as folder:
         trio.run(World(Path(folder), bounds).play, [PUBLISH, *script])

@@ -71,8 +71,9 @@ def append(db: sqlite3.Connection, changes: Changes) -> None:
     """Keep all of it."""
     with Transaction(db):
         if changes.channels:
+            # In place of the row of a channel that is forgotten, where that could not be removed.
             db.executemany(
-                "INSERT INTO channels VALUES (?, ?, ?)",
+                "INSERT OR REPLACE INTO channels VALUES (?, ?, ?)",
                 [(channel.id, channel.name, channel.floor) for channel in changes.channels],
             )
         db.executemany(_INSERT, changes.rows)

@@ -143,6 +143,7 @@ class Trimming:
             for channel, (count, size) in removed.items():
                 channel.count -= count
                 channel.size -= size
+            for channel in removed:
                 if not channel.count:
                     namespace = namespace_of(channel.name)
                     # First for readers, who must not find a channel without a floor.

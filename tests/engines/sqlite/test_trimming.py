@@ -1,0 +1,181 @@
+"""Retention of a store: what is to go goes, bit by bit, and between the bits others may write."""
+
+import sqlite3
+import time
+from itertools import pairwise
+
+import pytest
+import trio
+
+from triocast.clock import timestamp
+from triocast.engines.idempotency import Record
+from triocast.engines.retention import Keep
+from triocast.engines.sqlite import removing, store, trimming
+from triocast.engines.sqlite.rows import ROW_OVERHEAD
+from triocast.engines.sqlite.store import Changes, record_of
+from triocast.engines.sqlite.trimming import CHECK_BYTES, Trimming
+from triocast.events import Event, Once
+
+
+def event(channel="a", data=b"1", **fields):
+    return Event("T", data, channel, **{"timestamp": "2026-01-31T12:00:00.123Z"} | fields)
+
+
+def trimming_of(tables, *, history_bytes=10**9, idempotency_seconds=60.0, lock=None):
+    return Trimming(
+        tables.db,
+        retention=tables.retention,
+        history_bytes=history_bytes,
+        idempotency_seconds=idempotency_seconds,
+        lock=lock or trio.Lock(),
+        limiter=trio.CapacityLimiter(1),
+        channels=tables.channels.by_id,
+        forget=tables.channels.forget,
+    )
+
+
+@pytest.fixture
+def bit(monkeypatch):
+    """So many events go in one transaction."""
+    monkeypatch.setattr(removing, "TRIM_EVENTS", 10)
+
+
+@pytest.mark.parametrize(
+    ("keep", "published", "left"),
+    [
+        (Keep(10), 26, 26),
+        (Keep(10), 27, 10),
+        (Keep(400), 440, 440),
+        (Keep(400), 441, 400),
+        (Keep(0), 16, 16),
+        (Keep(0), 17, 0),
+        (Keep(100, size=5 * (ROW_OVERHEAD + 1)), 5, 5),
+        (Keep(100, size=5 * (ROW_OVERHEAD + 1)), 6, 5),
+    ],
+)
+async def test_a_channel_may_have_some_above_its_number_but_not_above_its_bytes(
+    db, new_tables, keep, published, left
+):
+    tables = new_tables(db, keep)
+    retention = trimming_of(tables)
+    tables.publish(*[event()] * published)
+    retention.note(tables.channels.get("a"))
+    await retention.keep_up(published, 0)
+    assert len(tables.seqs("a")) == left
+    assert tables.seqs("a") == list(range(published - left + 1, published + 1))
+    await retention.trim()
+    assert len(tables.seqs("a")) == min(left, published, keep.events)
+
+
+async def test_publishers_have_twice_as_much_removed_as_they_add(db, new_tables, bit):
+    tables = new_tables(db, Keep(0))
+    retention = trimming_of(tables)
+    tables.publish(*[event()] * 100)
+    retention.note(tables.channels.get("a"))
+    for published, left in ((0, 100), (5, 90), (6, 70), (100, 0), (1, 0)):
+        await retention.keep_up(published, 0)
+        assert len(tables.seqs("a")) == left
+
+
+async def test_the_files_size_is_looked_at_now_and_then(tables, bit):
+    retention = trimming_of(tables, history_bytes=0)
+    tables.publish(*[event("a"), event("b")] * 25)
+    await retention.keep_up(5, CHECK_BYTES - 1)
+    assert len(tables.seqs("a")) == 25
+    await retention.keep_up(5, 1)
+    assert (tables.seqs("a")[0], tables.seqs("b")[0]) == (11, 12)
+    await retention.keep_up(6, 0)
+    assert (tables.seqs("a")[0], tables.seqs("b")[0]) == (31, 32)
+
+
+async def test_a_file_that_is_small_enough_again_is_left_alone(tables, bit):
+    tables.publish(*[event(data=b"x" * 1_000)] * 100)
+    retention = trimming_of(tables, history_bytes=removing.used_bytes(tables.db) - 1)
+    await retention.keep_up(100, CHECK_BYTES)
+    left = len(tables.seqs("a"))
+    assert 0 < left < 100
+    await retention.keep_up(100, CHECK_BYTES)
+    assert len(tables.seqs("a")) == left
+
+
+async def test_trimming_ends_where_the_file_cannot_be_small_enough(tables):
+    tables.publish(*[event("a"), event("b")] * 3)
+    await trimming_of(tables, history_bytes=0).trim()
+    assert tables.seqs("a") == tables.seqs("b") == []
+    assert list(tables.channels.by_id) == []
+
+
+async def test_what_is_too_old_goes_from_all_channels(db, new_tables, bit, monkeypatch):
+    now = [1_800_000_000]
+    monkeypatch.setattr(time, "time_ns", lambda: now[0] * 10**9)
+    monkeypatch.setattr(trimming, "_CHANNELS_PER_TURN", 2)
+    tables = new_tables(db, namespaces={"n": Keep(10**6, seconds=60)})
+    names = [f"n:{number}" for number in range(5)]
+    for _ in range(2):
+        tables.publish(*[event(c, timestamp=timestamp()) for c in [*names, "ever"] * 25])
+        now[0] += 61
+    now[0] -= 10
+    retention = trimming_of(tables)
+    await retention.keep_up(100, 0)
+    assert len(tables.seqs("n:0")) == 50
+    await retention.trim()
+    assert {len(tables.seqs(name)) for name in names} == {25}
+    assert len(tables.seqs("ever")) == 50
+
+
+async def test_old_idempotency_records_go(tables, bit, monkeypatch):
+    for moment, keys in ((100, range(25)), (200, "xy")):
+        monkeypatch.setattr(time, "time", lambda moment=moment: moment)
+        onces = [Once("ann", f"{key}", 0, b"1") for key in keys]
+        records = [record_of(once, Record(b"1", 1)) for once in onces]
+        store.append(tables.db, Changes(0, records=records))
+    await trimming_of(tables, idempotency_seconds=60).trim()
+    assert tables.db.execute("SELECT key FROM published").fetchall() == [("x",), ("y",)]
+
+
+async def test_a_channel_can_be_emptied_up_to_an_event(tables, bit):
+    tables.publish(*[event("a"), event("b")] * 25)
+    retention = trimming_of(tables)
+    assert await retention.remove(tables.channels.get("a"), 45) == 23
+    assert tables.seqs("a") == [47, 49]
+    assert tables.channels.floor("a") == 45
+    assert await retention.remove(tables.channels.get("a"), 49) == 2
+    assert len(tables.seqs("b")) == 25
+
+
+async def test_a_channel_of_which_nothing_is_kept_leaves_its_floor_to_its_namespace(tables):
+    tables.publish(event("n:a"), event("n:b"), event("n:a"))
+    channel = tables.channels.get("n:a")
+    await trimming_of(tables).remove(channel, channel.last)
+    assert tables.channels.get("n:a") is None
+    assert tables.channels.floor("n:a") == 3
+    assert tables.floors() == ({"n:b": 0}, {"n": 3})
+
+
+async def test_who_writes_waits_for_one_bit_at_most(db, new_tables, bit):
+    tables = new_tables(db, Keep(0))
+    tables.publish(*[event()] * 100)
+    lock, left = trio.Lock(), []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trimming_of(tables, lock=lock).trim)
+        while tables.channels.get("a") is not None:
+            async with lock:
+                left.append(len(tables.seqs("a")))
+    assert left[-1] <= 10
+    assert all(before - after <= 10 for before, after in pairwise(left))
+
+
+async def test_counts_stay_right_where_a_channel_cannot_be_forgotten(tables, monkeypatch):
+    """Or more would go of the others than should."""
+
+    def fail(*arguments):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    tables.publish(event("a"), *[event("b")] * 600)
+    with monkeypatch.context() as patch:
+        patch.setattr(removing, "forget_channel", fail)
+        with pytest.raises(sqlite3.OperationalError):
+            await trimming_of(tables, history_bytes=0).trim()
+    other = tables.channels.get("b")
+    assert other.count == len(tables.seqs("b")) == 101
+    assert other.size == 101 * (ROW_OVERHEAD + 1)
