@@ -4,6 +4,7 @@ raises sqlite3.Error.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -130,7 +131,7 @@ def load_held(db: sqlite3.Connection) -> list[tuple[int, Event]]:
 
 def record_of(once: Once, record: Record) -> Row:
     """Return an idempotency record as its table has it."""
-    at = int(time.time())
+    at = math.ceil(time.time())  # Whole seconds: rather known for too long than forgotten too soon.
     return (once.scope, once.key, once.index, record.digest, record.seq, at, record.version)
 
 

@@ -1,0 +1,177 @@
+"""What a commit keeps is all there or not at all, and is found again as it was."""
+
+import sqlite3
+import time
+
+import attrs
+import pytest
+
+from triocast.documents import Document
+from triocast.engines.debounce import Change
+from triocast.engines.idempotency import Record
+from triocast.engines.retention import Keep, Retention
+from triocast.engines.sqlite.reading import read_document
+from triocast.engines.sqlite.removing import forget_channel
+from triocast.engines.sqlite.rows import ROW_OVERHEAD, Channel, row_of
+from triocast.engines.sqlite.store import (
+    Changes,
+    Known,
+    append,
+    count_documents,
+    find_known,
+    load_channels,
+    load_held,
+    load_namespace_floors,
+    record_of,
+)
+from triocast.events import Event, Once, Position, Publication
+
+TIME = "2026-01-31T12:00:00.123Z"
+
+
+def event(data=b"1", channel="a", **fields):
+    return Event("T", data, channel, TIME, **fields)
+
+
+def row(seq, data=b"1", channel=1):
+    return row_of(Publication(event(data), Position("e", seq), 0), channel)
+
+
+def channel(id, name, floor=0):
+    return Channel(id, name, floor, floor, Keep(1))
+
+
+def document(key, version=1, data=b"1", channel="d"):
+    return Document(channel, key, version, data, TIME, "ann")
+
+
+def documents(*found):
+    return {(each.channel, each.key): each for each in found}
+
+
+def known_of(db, onces=(), places=(), *, seconds=60.0):
+    known = Known(0, 0)
+    asked = [(once.scope, once.key, once.index) for once in onces]
+    find_known(db, known, asked, places, seconds=seconds)
+    return known
+
+
+ONCE = Once("ann", "k", 0, b"1")
+
+EVERYTHING = Changes(
+    seq=2,
+    rows=[row(1), row(2)],
+    channels=[channel(1, "a")],
+    records=[record_of(ONCE, Record(b"1", 2, 7))],
+    revision=7,
+    documents=documents(document("k", 7)),
+    held=[Change(None, 1, event(key="k"))],
+)
+
+
+def contents(db):
+    tables = ("meta", "channels", "events", "published", "documents", "held")
+    return {name: db.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for name in tables}
+
+
+def test_one_commit_keeps_all_of_it(db):
+    append(db, EVERYTHING)
+    found = contents(db)
+    assert [row[0] for row in found["events"]] == [1, 2]
+    assert dict(found["meta"])["head"] == 2
+    assert found["channels"] == [(1, "a", 0)]
+    assert known_of(db, [ONCE], [("d", "k")]) == Known(
+        0, 0, {("ann", "k", 0): Record(b"1", 2, 7)}, {("d", "k"): 7}
+    )
+    assert count_documents(db) == (7, 1)
+    assert load_held(db) == [(1, event(key="k"))]
+
+
+@pytest.mark.parametrize("table", ["events", "published", "documents", "held"])
+def test_nothing_is_kept_where_a_part_cannot_be(db, table):
+    db.execute(
+        f"CREATE TRIGGER fail BEFORE INSERT ON {table} BEGIN SELECT raise(ABORT, 'broken'); END"
+    )
+    before = contents(db)
+    with pytest.raises(sqlite3.IntegrityError, match="broken"):
+        append(db, EVERYTHING)
+    assert contents(db) == before
+
+
+class TestChannels:
+    def test_they_are_loaded_with_how_much_each_has(self, db):
+        rows = [row(1, b"12"), row(2, b"3", 2), row(3, b"4"), row(4, b"5", 3)]
+        channels = [channel(1, "n:a"), channel(2, "b", 7), channel(3, "n:b"), channel(4, "c", 5)]
+        append(db, Changes(4, rows, channels))
+        found = load_channels(db, Retention(Keep(9), {"n": Keep(8, size=1_000)}))
+        assert [attrs.astuple(each, recurse=False) for each in found] == [
+            (1, "n:a", 0, 3, Keep(8, size=1_000), 2, 3 + 2 * ROW_OVERHEAD),
+            (2, "b", 7, 2, Keep(9), 1, 0),
+            (3, "n:b", 0, 4, Keep(8, size=1_000), 1, 1 + ROW_OVERHEAD),
+            (4, "c", 5, 5, Keep(9), 0, 0),
+        ]
+
+    def test_one_takes_the_place_of_one_that_could_not_be_removed(self, db):
+        append(db, Changes(1, channels=[channel(1, "a", 3), channel(2, "b")]))
+        append(db, Changes(1, channels=[channel(3, "a", 5)]))
+        assert contents(db)["channels"] == [(2, "b", 0), (3, "a", 5)]
+
+    def test_floors_of_namespaces_are_loaded(self, db):
+        assert load_namespace_floors(db) == {}
+        forget_channel(db, 1, "n", 7)
+        forget_channel(db, 2, "$all", 3)
+        assert load_namespace_floors(db) == {"n": 7, "$all": 3}
+
+
+class TestDocuments:
+    def test_a_write_replaces_and_none_removes(self, db):
+        append(db, Changes(0, revision=2, documents=documents(document("k"), document("l", 2))))
+        append(db, Changes(0, revision=4, documents={("d", "l"): None, ("d", "x"): None}))
+        append(db, Changes(0, revision=5, documents=documents(document("k", 5, b"2"))))
+        assert read_document(db, "d", "k") == document("k", 5, b"2")
+        assert known_of(db, places=[("d", "k"), ("d", "l")]).versions == {("d", "k"): 5}
+
+    def test_the_servers_own_do_not_count(self, db):
+        assert count_documents(db) == (0, 0)
+        own = document("k", 3, channel="$presence:d")
+        changes = Changes(0, revision=3, documents=documents(document("k"), document("l", 2), own))
+        append(db, changes)
+        assert count_documents(db) == (3, 2)
+
+
+class TestHeld:
+    def test_they_come_back_in_their_order(self, db):
+        full = event(b"2", "$all", key="k", tags=("x", "y"), user="ann", exclude="c", version=5)
+        append(db, Changes(0, held=[Change(None, 9, event(b"9")), Change(None, 2, full)]))
+        assert load_held(db) == [(2, full), (9, event(b"9"))]
+
+    def test_one_takes_the_place_of_another(self, db):
+        append(db, Changes(0, held=[Change(None, n, event(b"%d" % n)) for n in (1, 2, 3)]))
+        # Of which one may have the number that another had.
+        held = [Change(1, 2, event(b"12")), Change(2, None, None), Change(3, 4, event(b"34"))]
+        append(db, Changes(0, held=held))
+        assert load_held(db) == [(2, event(b"12")), (4, event(b"34"))]
+
+
+class TestRecords:
+    def test_each_is_its_publishers_for_one_event_under_one_key(self, db):
+        append(db, Changes(0, records=[record_of(ONCE, Record(b"1", 3))]))
+        others = [
+            attrs.evolve(ONCE, **other) for other in ({"scope": "bob"}, {"key": "l"}, {"index": 1})
+        ]
+        assert known_of(db, [ONCE, *others]).records == {("ann", "k", 0): Record(b"1", 3)}
+
+    def test_a_newer_one_takes_the_place_of_one_that_is_too_old(self, db):
+        for seq in (3, 4):
+            append(db, Changes(0, records=[record_of(ONCE, Record(b"%d" % seq, seq))]))
+        assert known_of(db, [ONCE]).records == {("ann", "k", 0): Record(b"4", 4)}
+
+    @pytest.mark.parametrize(
+        ("later", "is_known"), [(0, True), (59.9, True), (60, True), (61.1, False)]
+    )
+    def test_it_is_known_for_its_whole_time(self, db, monkeypatch, later, is_known):
+        now = 1_000_000.9
+        monkeypatch.setattr(time, "time", lambda: now)
+        append(db, Changes(0, records=[record_of(ONCE, Record(b"1", 3))]))
+        now += later
+        assert bool(known_of(db, [ONCE]).records) is is_known
