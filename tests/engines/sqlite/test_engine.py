@@ -1,10 +1,7 @@
-"""The store's own: over restarts, epochs, failures of the file, and retention under load."""
+"""The engine's own: over restarts, failures of the file, its end, and retention under load."""
 
-import errno
-import os
-import shutil
 import sqlite3
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 
 import attrs
 import pytest
@@ -13,9 +10,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from triocast.documents import Write
 from triocast.engines.retention import Keep
-from triocast.engines.sqlite import SQLiteEngine, file, reading, removing, store
+from triocast.engines.sqlite import SQLiteEngine, reading, removing, store
 from triocast.engines.sqlite.engine import StoreFailed
-from triocast.engines.sqlite.file import CannotOpen
 from triocast.errors import IdempotencyConflict, TriocastError, Unavailable, VersionConflict
 from triocast.events import Event, Once
 
@@ -40,12 +36,6 @@ async def opened(path, **bounds):
             nursery.cancel_scope.cancel()
     finally:
         engine.close()
-
-
-def epoch_in(path):
-    with closing(sqlite3.connect(path)) as db:
-        (epoch,) = db.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
-        return epoch
 
 
 async def seqs_of(engine, *channels):
@@ -133,70 +123,6 @@ async def test_what_is_accepted_while_history_is_read_is_for_the_next_time(
             assert history.publications == ()
             assert 1 <= history.floors["a"] <= 2
             assert history.floors["b"] == 2
-
-
-class TestEpochs:
-    async def test_a_restart_keeps_it(self, path):
-        (one,) = await publish(path, event())
-        (two,) = await publish(path, event())
-        assert one.position.epoch == two.position.epoch
-
-    async def test_a_copy_begins_a_new_one(self, path, tmp_path):
-        (one,) = await publish(path, event())
-        shutil.copy(path, tmp_path / "copy.db")
-        (two,) = await publish(tmp_path / "copy.db", event())
-        assert two.position.epoch != one.position.epoch
-        assert two.seq == 2
-
-    async def test_a_store_that_is_behind_what_was_accepted_begins_a_new_one(self, path):
-        (one,) = await publish(path, event())
-        before = path.read_bytes()
-        await publish(path, event())
-        path.write_bytes(before)
-        (two,) = await publish(path, event())
-        assert two.position.epoch != one.position.epoch
-        assert two.seq == 2
-
-    async def test_a_crash_before_the_note_of_a_new_one_costs_one_more(self, path, monkeypatch):
-        """The note is written after the commit: no store may go on that was put back since."""
-        (one,) = await publish(path, event())
-        before = path.read_bytes()
-        await publish(path, event())
-        path.write_bytes(before)
-        with monkeypatch.context() as patch:
-
-            def crash(*arguments):
-                raise OSError(errno.EIO, "Input/output error")
-
-            patch.setattr(file, "_write_note", crash)
-            with pytest.raises(CannotOpen, match="Input/output error"):
-                SQLiteEngine(path, history_events=1, history_bytes=10**6)
-        committed = epoch_in(path)
-        assert committed != one.position.epoch
-        (two,) = await publish(path, event())
-        assert two.position.epoch not in (one.position.epoch, committed)
-        (three,) = await publish(path, event())
-        assert three.position.epoch == two.position.epoch
-
-    @pytest.mark.parametrize("note", [b"", b"\0" * 30, b"1f", b"garbage\n"])
-    async def test_a_note_that_was_torn_says_nothing(self, path, note):
-        (one,) = await publish(path, event())
-        path.with_name("events.db.head").write_bytes(note)
-        (two,) = await publish(path, event())
-        assert two.position.epoch == one.position.epoch
-
-    @pytest.mark.parametrize(("durable", "same"), [(True, True), (False, False)])
-    async def test_after_a_loss_of_power(self, path, monkeypatch, durable, same):
-        """A store whose commits were not waited for may have lost some of them."""
-        engine = SQLiteEngine(path, history_events=1, history_bytes=10**6, durable=durable)
-        epoch = engine.head.epoch
-        engine._file.reader.close()
-        engine._file.writer.close()  # without the word that it was closed
-        for descriptor in (engine._file._head, engine._file._lock):
-            os.close(descriptor)
-        monkeypatch.setattr(file, "_boot_id", lambda: "another boot")
-        async with opened(path, durable=durable) as engine:
-            assert (engine.head.epoch == epoch) is same
 
 
 class TestFailures:

@@ -1,0 +1,235 @@
+"""What one commit will do: places, versions and records, and nothing at all where it is undone."""
+
+import attrs
+import pytest
+
+from triocast.documents import Document, Write
+from triocast.engines.debounce import Debounce
+from triocast.engines.idempotency import Record
+from triocast.engines.retention import Keep, Retention
+from triocast.engines.sqlite.batch import Batch
+from triocast.engines.sqlite.channels import Channels
+from triocast.engines.sqlite.rows import ROW_OVERHEAD, Channel, row_of
+from triocast.engines.sqlite.store import Known
+from triocast.errors import IdempotencyConflict, TooManyDocuments, VersionConflict
+from triocast.events import Event, Once, Pending, Position, Publication
+
+TIME = "2026-01-31T12:00:00.123Z"
+HEAD = Position("e", 10)
+
+
+def event(channel="a", data=b"1", **fields):
+    return Event("T", data, channel, TIME, **fields)
+
+
+def put(key, data=b"1", *, channel="d", if_version=None, **fields):
+    return event(channel, key=key, write=Write(data, if_version), **fields)
+
+
+def once(key="k", digest=b"1"):
+    return Once("ann", key, 0, digest)
+
+
+@pytest.fixture
+def channels():
+    """One channel that had the event 4, with 2 events of 700 bytes."""
+    known = Channel(1, "a", 2, 4, Keep(9), 2, 700)
+    return Channels([known], {"n": 5}, Retention(Keep(9)))
+
+
+@pytest.fixture
+def debounce():
+    return Debounce()
+
+
+@pytest.fixture
+def new_batch(channels, debounce):
+    def new_batch(known=None, *, keep_records=True, max_documents=5, now=100.0):
+        return Batch(
+            channels,
+            debounce,
+            Known(0, 0) if known is None else known,
+            head=HEAD,
+            max_documents=max_documents,
+            keep_records=keep_records,
+            now=now,
+        )
+
+    return new_batch
+
+
+def state(channels):
+    return [attrs.astuple(channel, recurse=False) for channel in channels.by_id.values()]
+
+
+class TestPlaces:
+    def test_they_follow_the_head_and_lead_back_in_each_channel(self, new_batch, channels):
+        batch = new_batch()
+        published = batch.publish([event(c) for c in ("a", "n:b", "a", "c", "n:b")])
+        assert [p.position for p in published] == [Position("e", seq) for seq in range(11, 16)]
+        assert [p.prev for p in published] == [4, 5, 11, 0, 12]
+        assert batch.publications == list(published)
+        changes = batch.changes
+        assert changes.seq == 15
+        assert [channel.name for channel in changes.channels] == ["n:b", "c"]
+        names = {channel.id: channel.name for channel in channels.by_id.values()}
+        assert [names[row[1]] for row in changes.rows] == ["a", "n:b", "a", "c", "n:b"]
+        assert list(changes.rows) == [
+            row_of(p, channels.get(p.event.channel).id) for p in published
+        ]
+
+    def test_later_publishes_go_on_from_earlier_ones(self, new_batch):
+        batch = new_batch()
+        (first,) = batch.publish([event("c")])
+        (second,) = batch.publish([event("c")])
+        assert (second.seq, second.prev) == (first.seq + 1, first.seq)
+        assert len(batch.changes.channels) == 1
+
+    def test_channels_count_what_they_get(self, new_batch, channels):
+        batch = new_batch()
+        batch.publish([event(data=b"123"), event("c"), event(), event("$conn:x")])
+        assert batch.settle() == [channels.get("a"), channels.get("c")]
+        known = channels.get("a")
+        assert (known.last, known.count) == (13, 4)
+        assert known.size == 700 + 2 * ROW_OVERHEAD + 4
+
+    def test_what_is_for_one_connection_has_a_place_but_is_not_kept(self, new_batch, channels):
+        batch = new_batch()
+        published = batch.publish([event("$conn:x"), event("$conn:x")])
+        assert [(p.seq, p.prev) for p in published] == [(11, 0), (12, 0)]
+        assert batch.publications == list(published)
+        assert (batch.changes.seq, batch.changes.rows, batch.changes.channels) == (12, [], [])
+        assert batch.settle() == []
+        assert not batch.is_empty
+
+    def test_nothing_is_changed_once_it_is_undone(self, new_batch, channels):
+        before = state(channels)
+        batch = new_batch()
+        batch.publish([event("a"), event("c"), event("a"), event("$conn:x")])
+        batch.undo()
+        assert state(channels) == before
+        (again,) = new_batch().publish([event("a")])
+        assert (again.seq, again.prev) == (11, 4)
+
+
+class TestRecords:
+    def test_what_is_known_is_answered_and_not_accepted(self, new_batch):
+        known = Known(0, 0, {("ann", "k", 0): Record(b"1", 3, 2)})
+        batch = new_batch(known)
+        (answer,) = batch.publish([event(once=once())])
+        assert (answer.position, answer.event.version) == (Position("e", 3), 2)
+        assert batch.is_empty
+        assert batch.changes.records == []
+
+    def test_what_came_before_in_the_same_commit_is_known_too(self, new_batch):
+        batch = new_batch()
+        (first,) = batch.publish([event(once=once())])
+        again, other = batch.publish([event(once=once()), event(once=once("l"))])
+        assert (again.position, other.seq) == (first.position, first.seq + 1)
+        assert len(batch.publications) == len(batch.changes.records) == 2
+
+    def test_none_are_kept_where_that_is_off(self, new_batch):
+        batch = new_batch(keep_records=False)
+        published = [batch.publish([event(once=once())]) for _ in range(2)]
+        assert [p.seq for (p,) in published] == [11, 12]
+        assert batch.changes.records == []
+
+
+class TestDocuments:
+    def test_each_write_has_a_version_of_its_own(self, new_batch):
+        batch = new_batch(Known(7, 1, versions={("d", "k"): 3}))
+        published = batch.publish([put("k", b"2", if_version=3), put("l", user="ann"), put("k")])
+        assert [p.event.version for p in published] == [8, 9, 10]
+        assert {p.event.write for p in published} == {None}
+        assert batch.changes.documents == {
+            ("d", "k"): Document("d", "k", 10, b"1", TIME),
+            ("d", "l"): Document("d", "l", 9, b"1", TIME, "ann"),
+        }
+        assert (batch.changes.revision, batch.revision, batch.document_count) == (10, 10, 2)
+
+    def test_a_later_publish_stands_on_an_earlier_one(self, new_batch):
+        batch = new_batch()
+        batch.publish([put("k", if_version=0)])
+        with pytest.raises(VersionConflict):
+            batch.publish([put("k", if_version=0)])
+        batch.publish([put("k", None, if_version=1)])
+        assert batch.changes.documents == {("d", "k"): None}
+        assert batch.document_count == 0
+        (again,) = batch.publish([put("k", if_version=0)])
+        assert again.event.version == 3
+
+    def test_the_servers_own_do_not_count(self, new_batch):
+        batch = new_batch(max_documents=1)
+        batch.publish([put("k", channel="$x:d"), put("l", channel="$x:d"), put("k")])
+        assert batch.document_count == 1
+        with pytest.raises(TooManyDocuments):
+            batch.publish([put("l")])
+
+
+@pytest.mark.parametrize(
+    ("last", "error"),
+    [
+        (put("k", if_version=2), VersionConflict),
+        (put("l", once=once(digest=b"2")), IdempotencyConflict),
+        (put("m"), TooManyDocuments),
+    ],
+)
+def test_of_a_publish_that_is_refused_nothing_is_done(new_batch, channels, last, error):
+    records = {("ann", "k", 0): Record(b"1", 3)}
+    batch = new_batch(Known(1, 1, records, {("d", "k"): 1}), max_documents=2)
+    before = state(channels)
+    with pytest.raises(error):
+        batch.publish([event("a"), put("l", once=once("other")), last])
+    assert batch.is_empty
+    assert state(channels) == before
+    assert (batch.seq, batch.revision, batch.document_count) == (10, 1, 1)
+    (accepted,) = batch.publish([put("l", if_version=0)])
+    assert (accepted.seq, accepted.event.version) == (11, 2)
+
+
+class TestHeld:
+    @pytest.fixture
+    def debounce(self):
+        return Debounce(60)
+
+    def test_what_is_held_has_no_place_but_a_record(self, new_batch):
+        batch = new_batch()
+        first, held = batch.publish([event(key="k"), event(data=b"2", key="k", once=once())])
+        assert isinstance(first, Publication)
+        assert held == Pending(event(data=b"2", key="k"))
+        assert batch.publications == [first]
+        (change,) = batch.changes.held
+        assert (change.removed, change.event) == (None, held.event)
+        (record,) = batch.changes.records
+        assert record[:5] == ("ann", "k", 0, b"1", 0)
+        (again,) = batch.publish([event(data=b"2", key="k", once=once())])
+        assert again == held
+
+    def test_its_document_is_written_at_once(self, new_batch):
+        batch = new_batch()
+        _, held = batch.publish([put("k"), put("k", b"2")])
+        assert (held.event.version, held.event.write) == (2, None)
+        assert batch.changes.documents["d", "k"].data == b"2"
+
+    def test_it_is_released_when_it_is_due(self, new_batch):
+        before = new_batch()
+        before.publish([event(key="k"), event(data=b"2", key="k")])
+        before.settle()
+        early = new_batch(now=159.0)
+        early.release()
+        assert early.is_empty
+        batch = new_batch(now=160.0)
+        batch.release()
+        assert [p.event.data for p in batch.publications] == [b"2"]
+        assert [(c.added, c.event) for c in batch.changes.held] == [(None, None)]
+
+    def test_it_is_held_again_once_its_release_is_undone(self, new_batch, debounce):
+        before = new_batch()
+        before.publish([event(key="k"), event(data=b"2", key="k")])
+        before.settle()
+        batch = new_batch(now=160.0)
+        batch.release()
+        batch.undo()
+        again = new_batch(now=160.0)
+        again.release()
+        assert [p.event.data for p in again.publications] == [b"2"]
