@@ -12,7 +12,7 @@ from typing import Any
 
 from e2e.servers import Server
 
-PATIENCE = 10.0
+PATIENCE = 20.0
 """Seconds within which a server on a slow machine must have done its part."""
 
 

@@ -92,28 +92,6 @@ class Server:
             sock.close()
             raise
 
-    def resident_bytes(self) -> int:
-        """What the process holds in memory now."""
-        return self._status("VmRSS")
-
-    @contextmanager
-    def flat_memory(self, bound: int = 30 << 20) -> Iterator[None]:
-        """Fail if the process at any moment inside held `bound` bytes more than at the beginning
-        (Linux only)."""
-        if not sys.platform.startswith("linux"):
-            pytest.skip("memory of another process is read from /proc")
-        before = self._status("VmRSS")
-        try:
-            Path(f"/proc/{self.process.pid}/clear_refs").write_text(
-                "5"
-            )  # forget the high-water mark
-            word = "VmHWM"
-        except OSError:  # a hardened /proc: only what is held at the end can be seen
-            word = "VmRSS"
-        yield
-        grown = self._status(word) - before
-        assert grown < bound, f"the server grew by {grown / 2**20:.1f} MiB"
-
     def open_files(self) -> int:
         """How many descriptors the process holds: one per connection, beside a constant. 0 where
         /proc is missing."""
@@ -137,10 +115,6 @@ class Server:
             except subprocess.TimeoutExpired:
                 self.process.kill()
         return self.process.wait(STOP_SECONDS)
-
-    def _status(self, word: str) -> int:
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(rf"^{word}:\s+(\d+) kB", text, re.MULTILINE)[1]) * 1024
 
 
 @dataclass
@@ -298,6 +272,13 @@ def standing_tls_server(
         yield standing
 
 
+@pytest.fixture(scope="session")
+def standing_hasty_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Standing]:
+    options = ("--keep-alive-seconds", "1", "--handshake-seconds", "1")
+    with _standing(lambda: start(tmp_path_factory.mktemp("hasty"), *options)) as standing:
+        yield standing
+
+
 @pytest.fixture
 def server(standing_server: _Standing) -> Iterator[Server]:
     """A server with default settings on a clear port, shared by the session while it lives."""
@@ -309,6 +290,13 @@ def server(standing_server: _Standing) -> Iterator[Server]:
 def tls_server(standing_tls_server: _Standing) -> Iterator[Server]:
     """A server with default settings and TLS, shared by the session while it lives."""
     with _log_on_failure(standing_tls_server.get()) as running:
+        yield running
+
+
+@pytest.fixture
+def hasty_server(standing_hasty_server: _Standing) -> Iterator[Server]:
+    """A server that waits a second for a request, shared by the session while it lives."""
+    with _log_on_failure(standing_hasty_server.get()) as running:
         yield running
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ import pytest
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, Ping, Request, TextMessage
 
+from e2e.rest import stats, until
 from e2e.servers import Server
 
 from .attacker import PATIENCE, Attacker, readable
@@ -134,6 +135,26 @@ class Scene:
         marks = [next(_marks) for _ in range(count)]
         publish(self.server, marks, size, self.bystanders)
         return marks
+
+    def publish_until(self, done: Callable[[], object], size: int) -> list[str]:
+        """Publish events of about `size` bytes until `done()`, 64 MB at the most; returns their
+        marks. Fails if it never is."""
+        marks: list[str] = []
+        while not done():
+            assert len(marks) * size < 64 << 20, "64 MB were published and nothing happened"
+            marks += self.publish(10, size)
+        return marks
+
+    @contextmanager
+    def ends(self, reason: str, count: int = 1) -> Iterator[None]:
+        """Wait, after the block, until the server has ended `count` connections for `reason`."""
+        before = self.ended(reason)
+        yield
+        until(lambda: self.ended(reason) >= before + count, f"end by {reason}")
+
+    def ended(self, reason: str) -> int:
+        """How many connections the server has ended for `reason` so far."""
+        return int(stats(self.server)["ended"].get(reason, 0))
 
     def everybody_has(self, marks: list[str]) -> None:
         """Wait until the bystanders have `marks`, all, once and in this order."""
