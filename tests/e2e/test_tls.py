@@ -13,7 +13,7 @@ from e2e.clients import Socket, Stream
 from e2e.crowd import ws_frame
 from e2e.http2 import Http2
 from e2e.raw import Wire
-from e2e.rest import call, publish, stats, until
+from e2e.rest import PATIENCE, call, publish, stats, until
 from e2e.servers import Certificate, Server, start
 
 
@@ -114,7 +114,7 @@ def test_versions(server: Server, certificate: Certificate, version: ssl.TLSVers
 
 
 def test_the_polite_end_over_tls(serve: Callable[..., Server], certificate: Certificate) -> None:
-    server = serve(*certificate.options(), "--drain-seconds", "3", trust=certificate.trust())
+    server = serve(*certificate.options(), "--drain-seconds", "60", trust=certificate.trust())
     with Stream(server) as stream, Socket(server) as socket:
         stream.opened()
         server.process.terminate()
@@ -124,4 +124,4 @@ def test_the_polite_end_over_tls(serve: Callable[..., Server], certificate: Cert
         assert stream.block() is None
         with pytest.raises(Exception, match="1012"):
             socket.event()
-    assert server.process.wait(5) == 0
+    assert server.process.wait(PATIENCE) == 0
