@@ -65,11 +65,10 @@ test("a certificate is read from a description", () => {
   assert.equal(fingerprints(null).size, 0);
 });
 
-test("a long line of blanks in a description is read in no time", () => {
-  const sdp = `v=0\r\na=fingerprint:x${" ".repeat(64_000)}x\r\n`;
-  const began = performance.now();
+test("a long line of blanks in a description is read without going back", () => {
+  // Going back at each blank, this would not end within the time of the whole run.
+  const sdp = `v=0\r\na=fingerprint:x${" ".repeat(4_000_000)}x\r\n`;
   assert.equal(fingerprints({ sdp }).size, 1);
-  assert.ok(performance.now() - began < 1_000); // many times that if it goes back
 });
 
 test("a certificate may be known by one hash of several", () => {
