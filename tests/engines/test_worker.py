@@ -72,6 +72,18 @@ async def test_what_has_begun_is_waited_for(nursery):
     assert answers == [("a", "A")]
 
 
+async def test_a_job_that_begins_just_after_the_cancel_is_waited_for(nursery):
+    jobs, answers = desk(), []
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as caller:
+            caller.start_soon(ask, jobs, "a", 1, answers)
+            await wait_all_tasks_blocked()
+            scope.cancel()
+            nursery.start_soon(finish_later, jobs.take())
+    assert answers == [("a", "A")]
+    assert jobs.is_empty
+
+
 async def finish_later(orders):
     await wait_all_tasks_blocked()
     finish(orders, ["A"])
@@ -124,7 +136,7 @@ async def test_the_end_refuses_who_waits_and_who_comes(nursery):
         await jobs.do("b", 1)
 
 
-async def test_who_is_cancelled_takes_no_more_jobs(nursery):
+async def test_a_cancelled_worker_takes_no_more_jobs(nursery):
     jobs = desk()
     nursery.start_soon(ask, jobs, "a", 1, [])
     await wait_all_tasks_blocked()
@@ -135,7 +147,7 @@ async def test_who_is_cancelled_takes_no_more_jobs(nursery):
     finish(jobs.take(), ["A"])
 
 
-async def test_a_call_is_made_and_waited_for_although_the_caller_is_cancelled():
+async def test_a_call_in_a_thread_is_made_even_if_the_caller_is_cancelled():
     limiter, calls = trio.CapacityLimiter(1), []
     with trio.CancelScope() as scope:
         scope.cancel()

@@ -59,8 +59,10 @@ class Desk(Generic[J]):
         try:
             await order.begun.wait()
         except trio.Cancelled:
-            self._take_back(order)
-            raise
+            if not order.begun.is_set():
+                self._take_back(order)
+                raise
+            # It was begun after the cancel, before this task could run: too late to take it back.
         with trio.move_on_after(PATIENCE_SECONDS, shield=True):
             await order.done.wait()
         if not order.done.is_set():
@@ -128,7 +130,7 @@ async def in_thread(
 ) -> Any:
     """Call a blocking function in a thread and wait for it, even if the caller is cancelled.
 
-    What was begun can be brought to its end: a step that follows is done, too.
+    So a step that consists of several calls is either done completely or not begun.
     """
     with trio.CancelScope(shield=True):
         return await trio.to_thread.run_sync(function, *arguments, limiter=limiter)
