@@ -1,4 +1,4 @@
-"""What is read of a store: ranges of channels, the latest of each key, and documents."""
+"""Reading from a store: ranges of channels, the latest event of each key, and documents."""
 
 import pytest
 from hypothesis import given
@@ -36,13 +36,20 @@ events = st.builds(
     st.binary(min_size=1, max_size=9),
     key=st.sampled_from([None, "k", "l", "\u00e9"]),
 )
-histories = st.lists(events, max_size=25)
-names = st.lists(st.sampled_from(CHANNELS), unique=True)
+histories = st.lists(events, min_size=3, max_size=25)
+names = st.sampled_from([("a", "b"), ("b", "n:c"), CHANNELS, ("n:c",), ()])
 
 
+@pytest.mark.parametrize("newest", [False, True], ids=["oldest", "newest"])
 @pytest.mark.parametrize("seeks", [64, 0], ids=["few channels", "many channels"])
-@given(histories, names, st.integers(0, 26), st.integers(0, 27), st.integers(0, 26), st.booleans())
-def test_a_range_is_that_of_a_plain_list(
+@given(
+    history=histories,
+    names=names,
+    after=st.sampled_from([0, 0, 2, 5]),
+    before=st.sampled_from([99, 99, 9, 4]),
+    limit=st.sampled_from([0, 1, 2, 5, 99, 99]),
+)
+def test_a_range_matches_a_plain_list(
     new_store, new_tables, seeks, history, names, after, before, limit, newest
 ):
     with new_store() as file, pytest.MonkeyPatch.context() as patch:
@@ -57,32 +64,48 @@ def test_a_range_is_that_of_a_plain_list(
 
 
 @given(histories, names, st.integers(0, 9), st.integers(0, 40))
-def test_the_latest_is_the_last_of_each_key_of_each_channel(
+def test_latest_is_the_last_event_of_each_key_of_each_channel(
     new_store, new_tables, history, names, limit, limit_bytes
 ):
     with new_store() as file:
         tables = new_tables(file.writer)
         published = tables.publish(*history)
         limits = {"limit": limit, "limit_bytes": limit_bytes}
-        found = read_latest(file.reader, ids(tables, names), "e", **limits)
+        found = read_latest(file.reader, names, "e", **limits)
     last = {(p.event.channel, p.event.key): p for p in published if p.event.channel in names}
     due = sorted(last.values(), key=lambda publication: publication.seq)
     fits = len(due) <= limit and sum(len(p.event.data) for p in due) <= limit_bytes
     assert found == (due if fits else None)
 
 
-def test_the_latest_of_all_channels_is_of_one_moment(new_store, new_tables):
+@pytest.mark.parametrize(
+    ("names", "seqs"),
+    [
+        (["n:c*", "a"], [1, 3, 4]),
+        (["*"], [1, 2, 3, 4]),
+        (["none:*"], []),
+        (["a", "none", "a"], [1]),
+        ([], []),
+    ],
+)
+def test_latest_covers_all_channels_that_match(tables, names, seqs):
+    tables.publish(*[event(channel) for channel in ("a", "b", "n:c", "n:cd", "$all")])
+    found = read_latest(tables.db, names, "e", limit=9, limit_bytes=9)
+    assert [publication.seq for publication in found] == seqs
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["*"]])
+def test_latest_shows_all_channels_at_one_moment(new_store, new_tables, names):
     with new_store() as file:
         tables = new_tables(file.writer)
         before = tables.publish(event("a"), event("b"))
 
-        def channels():
-            a, b = ids(tables)
-            yield a
-            tables.publish(event("b", b"2"))
-            yield b
+        def publish_more(statement):
+            if "RECURSIVE" in statement:
+                tables.publish(event("a"), event("b"), event("new"))
 
-        found = read_latest(file.reader, channels(), "e", limit=9, limit_bytes=9)
+        file.reader.set_trace_callback(publish_more)
+        found = read_latest(file.reader, names, "e", limit=9, limit_bytes=9)
     assert found == list(before)
 
 
@@ -98,7 +121,7 @@ class TestDocuments:
         tables.publish(put("d", "a", 2), put("f", "x"))
         return tables
 
-    def test_one_comes_as_it_was_written(self, written):
+    def test_a_document_is_read_as_it_was_written(self, written):
         document = read_document(written.db, "d", "a")
         assert (document.channel, document.key, document.data) == ("d", "a", b"11")
         assert (document.version, document.timestamp, document.user) == (8, TIME, "ann")
@@ -118,7 +141,9 @@ class TestDocuments:
             ("", 9, 0, ["A"], False),
         ],
     )
-    def test_a_channels_come_in_pages(self, written, after, limit, limit_bytes, keys, complete):
+    def test_the_documents_of_a_channel_are_read_in_pages(
+        self, written, after, limit, limit_bytes, keys, complete
+    ):
         limits = {"limit": limit, "limit_bytes": limit_bytes}
         found = read_documents(written.db, "d", after, **limits)
         assert ([document.key for document in found[0]], found[1]) == (keys, complete)
@@ -133,5 +158,5 @@ class TestDocuments:
             ("g", ()),
         ],
     )
-    def test_channels_that_have_some_are_found_by_their_beginning(self, written, prefix, names):
+    def test_channels_with_documents_are_found_by_prefix(self, written, prefix, names):
         assert read_document_channels(written.db, prefix) == names

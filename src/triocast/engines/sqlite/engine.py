@@ -275,13 +275,10 @@ class SQLiteEngine(Engine):
         self, names: Sequence[str], *, limit: int, limit_bytes: int
     ) -> tuple[Publication, ...] | None:
         await trio.lowlevel.checkpoint()
-        channels = [(channel.id, channel.name) for channel in self._channels.covered(names)]
-        if not channels:
-            return ()
         job = partial(
             reading.read_latest,
             self._file.reader,
-            channels,
+            tuple(names),
             self._head.epoch,
             limit=limit,
             limit_bytes=limit_bytes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from heapq import merge
 from itertools import islice, takewhile
 from typing import Final
@@ -13,7 +13,7 @@ import attrs
 from triocast.documents import Document
 from triocast.engines.documents import Page, cut
 from triocast.engines.sqlite.rows import COLUMNS, Row, Transaction, publication_of
-from triocast.events import Publication
+from triocast.events import Publication, is_pattern, pattern_matches
 
 _SELECT: Final = f"SELECT {COLUMNS}, e.channel FROM events e"  # noqa: S608
 _MOST_SEEKS: Final = 64
@@ -86,17 +86,15 @@ _LATEST: Final = f"""
 
 
 def read_latest(
-    db: sqlite3.Connection,
-    channels: Iterable[tuple[int, str]],
-    epoch: str,
-    *,
-    limit: int,
-    limit_bytes: int,
+    db: sqlite3.Connection, names: Sequence[str], epoch: str, *, limit: int, limit_bytes: int
 ) -> list[Publication] | None:
-    """Return the newest event of each key of each channel; None beyond the limits."""
+    """Return the newest event of each key of each channel that channels and patterns cover.
+
+    None beyond the limits.
+    """
     found: list[Publication] = []
     with Transaction(db, "DEFERRED"):
-        for id, name in channels:
+        for id, name in _find_channels(db, names):
             for row in db.execute(_LATEST, {"channel": id}):
                 found.append(publication_of(row, name, epoch))
                 limit_bytes -= len(found[-1].event.data)
@@ -104,6 +102,17 @@ def read_latest(
                     return None
     found.sort(key=lambda publication: publication.seq)
     return found
+
+
+def _find_channels(db: sqlite3.Connection, names: Sequence[str]) -> Iterator[tuple[int, str]]:
+    query = "SELECT id, name FROM channels"
+    if any(is_pattern(name) for name in names):
+        for id, channel in db.execute(query):
+            if any(pattern_matches(name, channel) for name in names):
+                yield id, channel
+    else:
+        for name in dict.fromkeys(names):
+            yield from db.execute(f"{query} WHERE name = ?", (name,))
 
 
 _DOCUMENT: Final = "SELECT channel, key, version, data, timestamp, user FROM documents"
