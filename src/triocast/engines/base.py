@@ -62,7 +62,8 @@ class History:
     any number up to ``after`` where that is not above ``after``. ``head`` is the position of the
     last event that the engine had accepted at the moment that this answers for: neither
     ``publications`` nor ``floors`` are above it, and nothing up to it is missing but what the
-    floors tell of. ``complete`` is false if ``limit`` cut the publications off.
+    floors tell of. ``complete`` is false if ``limit`` cut the publications off; unless that is 0,
+    there is at least one then.
     """
 
     publications: tuple[Publication, ...]

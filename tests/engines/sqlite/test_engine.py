@@ -125,6 +125,26 @@ async def test_what_is_accepted_while_history_is_read_is_for_the_next_time(
             assert history.floors["b"] == 2
 
 
+async def test_a_page_is_read_again_if_all_its_events_are_removed_meanwhile(path, monkeypatch):
+    """From an empty page with more to come a reader could not continue."""
+
+    def read(*arguments):
+        found = real(*arguments)
+        if not forgotten:
+            forgotten.append(trio.from_thread.run(engine.forget, ["a"]))
+        return found
+
+    real, forgotten = reading.read, []
+    async with opened(path) as engine:
+        await engine.publish([event("a"), event("a"), event("b"), event("b")])
+        monkeypatch.setattr(reading, "read", read)
+        history = await engine.history(["a", "b"], after=0, limit=1)
+    assert forgotten == [2]
+    assert [p.seq for p in history.publications] == [3]
+    assert not history.complete
+    assert history.floors["a"] == 2
+
+
 class TestFailures:
     async def test_what_cannot_be_kept_is_refused_and_leaves_nothing(self, path, monkeypatch):
         async with opened(path) as engine:
@@ -152,10 +172,10 @@ class TestFailures:
         ],
         ids=["document", "idempotency key"],
     )
-    async def test_nobody_is_refused_for_what_could_not_be_kept(
+    async def test_no_publish_is_refused_because_of_a_failed_commit(
         self, path, monkeypatch, fields, refusal
     ):
-        """Of publishers whose events would go in one commit, one stands against the other."""
+        """Two publishes of one commit conflict: the second is refused only if the first is kept."""
         errors = []
 
         async def publish(number):
@@ -206,13 +226,13 @@ class TestFailures:
 
 
 class TestEnd:
-    async def test_who_comes_after_it_is_refused(self, path):
+    async def test_a_publish_after_it_is_refused(self, path):
         async with opened(path) as engine:
             pass
         with pytest.raises(Unavailable, match="going away"):
             await engine.publish([event()])
 
-    async def test_a_publish_that_was_begun_is_answered(self, path, monkeypatch):
+    async def test_a_publish_that_has_begun_is_finished_and_answered(self, path, monkeypatch):
         real = store.find_known
 
         def find_known(*arguments, **options):
@@ -232,7 +252,7 @@ class TestEnd:
         async with opened(path) as engine:
             assert await seqs_of(engine, "a") == [1]
 
-    async def test_a_read_that_was_not_begun_is_refused(self, path, monkeypatch):
+    async def test_a_read_that_has_not_begun_is_refused_at_once(self, path, monkeypatch):
         real, answers = reading.read_document, []
 
         async def read(engine):
@@ -260,7 +280,9 @@ class TestEnd:
 
 
 class TestForgetting:
-    async def test_who_forgets_a_channel_may_go_away_meanwhile(self, path, monkeypatch):
+    async def test_a_channel_works_after_the_caller_of_forget_was_cancelled(
+        self, path, monkeypatch
+    ):
         real = removing.trim_up_to
 
         def trim_up_to(*arguments):
@@ -275,7 +297,7 @@ class TestForgetting:
             (publication,) = await engine.publish([event("a")])
             assert (publication.seq, publication.prev) == (2, 1)
 
-    async def test_a_channel_that_could_not_be_forgotten_comes_back(self, path, monkeypatch):
+    async def test_a_channel_works_after_forgetting_it_failed(self, path, monkeypatch):
         def fail(*arguments):
             raise sqlite3.OperationalError("disk I/O error")
 
