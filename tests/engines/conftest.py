@@ -17,7 +17,7 @@ from triocast.engines import MemoryEngine
 from triocast.engines.sqlite import SQLiteEngine
 
 MEMORY = "/dev/shm"
-"""A file system in memory, where Linux has one: nothing waits for a disk there."""
+"""The file system that Linux keeps in memory: nothing waits for a disk there."""
 
 folder_in_memory = partial(
     tempfile.TemporaryDirectory, dir=MEMORY if os.access(MEMORY, os.W_OK) else None

@@ -182,8 +182,8 @@ async def test_there_are_so_many_at_the_most(open_engine):
         ([(1, "n")], False),
     ],
 )
-def test_where_there_are_too_many_they_can_still_be_changed_and_removed(writes, fit):
-    """As there are after a restart with a lower bound."""
+def test_documents_above_the_bound_can_still_be_changed_and_removed(writes, fit):
+    """There are too many after a restart with a lower bound."""
     known = {("a", "k"): 1, ("a", "l"): 2, ("a", "m"): 3}
     with nullcontext() if fit else pytest.raises(TooManyDocuments):
         check_writes([put(*write) for write in writes], known, revision=3, room=-2)

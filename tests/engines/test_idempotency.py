@@ -1,4 +1,4 @@
-"""What is published again under its key is answered as at first; other things are refused."""
+"""A repeated publish gets its first answer; another publish under the same key is refused."""
 
 import time
 
@@ -23,26 +23,26 @@ def place(key, scope="ann", index=0):
     return (scope, key, index)
 
 
-def test_an_event_is_recorded_by_publisher_key_and_number():
+def test_an_event_is_recorded_by_publisher_key_and_index():
     assert place_of(Once("ann", "k", 3, b"1")) == ("ann", "k", 3)
 
 
 class TestAnswer:
-    def test_it_is_the_first_position_and_version(self):
+    def test_it_has_the_first_position_and_version(self):
         again = attrs.evolve(event("k"), key="d", write=Write(b"1", if_version=3))
         answer = Record(b"1", seq=7, version=4).answer(again, "e")
         assert isinstance(answer, Publication)
         assert (answer.position, answer.event.version) == (Position("e", 7), 4)
         assert answer.event.write is None
 
-    def test_what_was_held_back_is_pending_again(self):
+    def test_a_held_event_is_pending_again(self):
         answer = Record(b"1", seq=0, version=4).answer(event("k"), "e")
         assert isinstance(answer, Pending)
         assert answer.event.version == 4
 
 
 CASES = [
-    # events, what is recorded, and the numbers of those that are published, or None for a conflict
+    # events, recorded digests, and the indexes of the events to publish, or None for a conflict
     ([event(), event()], {}, [0, 1]),
     ([event("k"), event("l")], {}, [0, 1]),
     ([event("k"), event("k"), event()], {}, [0, 2]),
@@ -56,7 +56,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("events", "known", "published"), CASES)
-def test_each_key_is_good_for_one_event_once(events, known, published):
+def test_a_key_publishes_one_event_once(events, known, published):
     if published is None:
         with pytest.raises(IdempotencyConflict, match="'k'"):
             check_batch(events, known)
@@ -71,14 +71,14 @@ def test_each_key_is_good_for_one_event_once(events, known, published):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time that records are told; a list of one number."""
+    """Return a list with the one number that is the time."""
     now = [1_000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 
 class TestRecords:
-    def test_what_was_accepted_is_known(self, clock):
+    def test_an_accepted_event_is_known(self, clock):
         records = Records(seconds=60)
         records.add(attrs.evolve(event("k"), version=4), 7)
         records.add(event(), 8)
@@ -88,7 +88,7 @@ class TestRecords:
         assert records.find(event("k", scope="bob")) is None
         assert records.find(event()) is None
 
-    def test_it_is_known_for_its_time(self, clock):
+    def test_a_record_expires_after_its_time(self, clock):
         records = Records(seconds=60)
         for key in "kl":
             records.add(event(key), 1)
@@ -101,13 +101,13 @@ class TestRecords:
         records.add(asked[0], 2)
         assert records.find(asked[0]) == Record(b"1", 2)
 
-    def test_nothing_is_known_where_it_is_off(self, clock):
+    def test_nothing_is_known_if_idempotency_is_off(self, clock):
         records = Records(seconds=0)
         records.add(event("k"), 1)
         assert records.digests([event("k")]) == {}
         assert records.find(event("k")) is None
 
-    def test_beyond_the_bound_the_oldest_go(self, clock, monkeypatch):
+    def test_at_the_bound_the_oldest_records_go(self, clock, monkeypatch):
         monkeypatch.setattr(idempotency, "MOST_RECORDS", 3)
         records = Records(seconds=60)
         for key in "abcde":
@@ -121,7 +121,7 @@ steps = st.lists(
 
 
 @given(steps)
-def test_over_any_time_each_key_is_accepted_once_a_window(steps):
+def test_each_key_is_accepted_once_per_window(steps):
     now = 0.0
     accepted: dict[str, tuple[float, bytes]] = {}
     with pytest.MonkeyPatch.context() as patch:

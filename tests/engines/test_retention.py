@@ -1,4 +1,4 @@
-"""What is kept of a channel is its namespace's rule, or the usual one."""
+"""A channel is kept by the rule of its namespace, or else by the usual rule."""
 
 import pytest
 
@@ -41,11 +41,11 @@ def test_a_channel_has_the_rule_of_its_namespace(channel, keep):
         (Keep(1), {"a": Keep(1, size=60)}, False),
     ],
 )
-def test_it_says_whether_anything_goes_by_its_age(usual, namespaces, by_age):
+def test_by_age_says_whether_any_rule_has_an_age(usual, namespaces, by_age):
     assert Retention(usual, namespaces).by_age is by_age
 
 
-def test_its_rules_are_those_that_it_was_made_with():
+def test_later_changes_of_the_mapping_have_no_effect():
     rules = dict(RULES)
     retention = Retention(USUAL, rules)
     rules["news"] = Keep(0)

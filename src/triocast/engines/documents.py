@@ -44,8 +44,8 @@ def check_writes(
     """Say whether all of the events can write their documents, one after the other.
 
     ``known`` are the versions that documents have, ``revision`` the last one given, and ``room``
-    how many documents there may be more; below 0 where there are too many, which can still be
-    changed and removed. Raises VersionConflict, TooManyDocuments.
+    how many more documents there may be. If that is negative, documents can still be changed and
+    removed. Raises VersionConflict, TooManyDocuments.
     """
     versions: dict[Place, int] = {}
     for event in events:

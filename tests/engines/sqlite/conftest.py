@@ -1,4 +1,4 @@
-"""Stores for the tests of the parts of the engine ``sqlite``."""
+"""Stores for the tests of the modules of the engine ``sqlite``."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +17,7 @@ from triocast.events import Position
 
 @pytest.fixture
 def tmp_path(new_folder):
-    """Return a folder that costs no disk; pytest's own would."""
+    """Replace pytest's folder with one in memory."""
     with new_folder() as folder:
         yield Path(folder)
 
@@ -46,7 +46,7 @@ def db(new_store):
 
 
 class Tables:
-    """A store's tables and its channels in memory, filled in commits as the engine does."""
+    """The tables of a store and its channels in memory, filled by commits like the engine's."""
 
     def __init__(self, db, keep=Keep(10**6), namespaces=None):  # noqa: B008
         self.db = db
@@ -72,7 +72,7 @@ class Tables:
         return publications
 
     def seqs(self, name):
-        """Return what the file has of a channel."""
+        """Return the positions of a channel's events in the file."""
         query = (
             "SELECT seq FROM events JOIN channels ON channels.id = events.channel"
             " WHERE name = ? ORDER BY seq"
@@ -80,7 +80,7 @@ class Tables:
         return [seq for (seq,) in self.db.execute(query, (name,))]
 
     def floors(self):
-        """Return the floors of channels and of namespaces that the file has."""
+        """Return the floors of channels and of namespaces in the file."""
         return (
             dict(self.db.execute("SELECT name, floor FROM channels")),
             dict(self.db.execute("SELECT name, floor FROM namespaces")),
@@ -89,7 +89,7 @@ class Tables:
 
 @pytest.fixture(scope="session")
 def new_tables():
-    """Make the tables of stores that are open."""
+    """Make `Tables` of an open store."""
     return Tables
 
 

@@ -1,4 +1,4 @@
-"""What one commit will do: places, versions and records, and nothing at all where it is undone."""
+"""A batch gives events their positions, versions and records, and can be undone completely."""
 
 import attrs
 import pytest
@@ -32,7 +32,7 @@ def once(key="k", digest=b"1"):
 
 @pytest.fixture
 def channels():
-    """One channel that had the event 4, with 2 events of 700 bytes."""
+    """Return one channel, "a", whose last event was 4; it keeps 2 events of 700 bytes."""
     known = Channel(1, "a", 2, 4, Keep(9), 2, 700)
     return Channels([known], {"n": 5}, Retention(Keep(9)))
 
@@ -62,8 +62,8 @@ def state(channels):
     return [attrs.astuple(channel, recurse=False) for channel in channels.by_id.values()]
 
 
-class TestPlaces:
-    def test_they_follow_the_head_and_lead_back_in_each_channel(self, new_batch, channels):
+class TestPositions:
+    def test_they_follow_the_head_and_prev_follows_the_channel(self, new_batch, channels):
         batch = new_batch()
         published = batch.publish([event(c) for c in ("a", "n:b", "a", "c", "n:b")])
         assert [p.position for p in published] == [Position("e", seq) for seq in range(11, 16)]
@@ -78,14 +78,14 @@ class TestPlaces:
             row_of(p, channels.get(p.event.channel).id) for p in published
         ]
 
-    def test_later_publishes_go_on_from_earlier_ones(self, new_batch):
+    def test_a_later_publish_continues_from_an_earlier_one(self, new_batch):
         batch = new_batch()
         (first,) = batch.publish([event("c")])
         (second,) = batch.publish([event("c")])
         assert (second.seq, second.prev) == (first.seq + 1, first.seq)
         assert len(batch.changes.channels) == 1
 
-    def test_channels_count_what_they_get(self, new_batch, channels):
+    def test_channels_count_their_new_events(self, new_batch, channels):
         batch = new_batch()
         batch.publish([event(data=b"123"), event("c"), event(), event("$conn:x")])
         assert batch.settle() == [channels.get("a"), channels.get("c")]
@@ -93,7 +93,7 @@ class TestPlaces:
         assert (known.last, known.count) == (13, 4)
         assert known.size == 700 + 2 * ROW_OVERHEAD + 4
 
-    def test_what_is_for_one_connection_has_a_place_but_is_not_kept(self, new_batch, channels):
+    def test_an_event_for_one_connection_has_a_position_but_is_not_kept(self, new_batch, channels):
         batch = new_batch()
         published = batch.publish([event("$conn:x"), event("$conn:x")])
         assert [(p.seq, p.prev) for p in published] == [(11, 0), (12, 0)]
@@ -102,7 +102,7 @@ class TestPlaces:
         assert batch.settle() == []
         assert not batch.is_empty
 
-    def test_nothing_is_changed_once_it_is_undone(self, new_batch, channels):
+    def test_undoing_restores_the_channels(self, new_batch, channels):
         before = state(channels)
         batch = new_batch()
         batch.publish([event("a"), event("c"), event("a"), event("$conn:x")])
@@ -113,7 +113,7 @@ class TestPlaces:
 
 
 class TestRecords:
-    def test_what_is_known_is_answered_and_not_accepted(self, new_batch):
+    def test_a_known_key_gets_its_first_answer(self, new_batch):
         known = Known(0, 0, {("ann", "k", 0): Record(b"1", 3, 2)})
         batch = new_batch(known)
         (answer,) = batch.publish([event(once=once())])
@@ -121,14 +121,14 @@ class TestRecords:
         assert batch.is_empty
         assert batch.changes.records == []
 
-    def test_what_came_before_in_the_same_commit_is_known_too(self, new_batch):
+    def test_a_key_is_known_within_its_own_batch(self, new_batch):
         batch = new_batch()
         (first,) = batch.publish([event(once=once())])
         again, other = batch.publish([event(once=once()), event(once=once("l"))])
         assert (again.position, other.seq) == (first.position, first.seq + 1)
         assert len(batch.publications) == len(batch.changes.records) == 2
 
-    def test_none_are_kept_where_that_is_off(self, new_batch):
+    def test_no_records_are_kept_if_idempotency_is_off(self, new_batch):
         batch = new_batch(keep_records=False)
         published = [batch.publish([event(once=once())]) for _ in range(2)]
         assert [p.seq for (p,) in published] == [11, 12]
@@ -136,7 +136,7 @@ class TestRecords:
 
 
 class TestDocuments:
-    def test_each_write_has_a_version_of_its_own(self, new_batch):
+    def test_each_write_gets_a_new_version(self, new_batch):
         batch = new_batch(Known(7, 1, versions={("d", "k"): 3}))
         published = batch.publish([put("k", b"2", if_version=3), put("l", user="ann"), put("k")])
         assert [p.event.version for p in published] == [8, 9, 10]
@@ -147,7 +147,7 @@ class TestDocuments:
         }
         assert (batch.changes.revision, batch.revision, batch.document_count) == (10, 10, 2)
 
-    def test_a_later_publish_stands_on_an_earlier_one(self, new_batch):
+    def test_a_later_write_sees_an_earlier_one(self, new_batch):
         batch = new_batch()
         batch.publish([put("k", if_version=0)])
         with pytest.raises(VersionConflict):
@@ -158,7 +158,7 @@ class TestDocuments:
         (again,) = batch.publish([put("k", if_version=0)])
         assert again.event.version == 3
 
-    def test_the_servers_own_do_not_count(self, new_batch):
+    def test_documents_in_the_servers_own_channels_do_not_count(self, new_batch):
         batch = new_batch(max_documents=1)
         batch.publish([put("k", channel="$x:d"), put("l", channel="$x:d"), put("k")])
         assert batch.document_count == 1
@@ -174,7 +174,7 @@ class TestDocuments:
         (put("m"), TooManyDocuments),
     ],
 )
-def test_of_a_publish_that_is_refused_nothing_is_done(new_batch, channels, last, error):
+def test_a_refused_publish_changes_nothing(new_batch, channels, last, error):
     records = {("ann", "k", 0): Record(b"1", 3)}
     batch = new_batch(Known(1, 1, records, {("d", "k"): 1}), max_documents=2)
     before = state(channels)
@@ -192,7 +192,7 @@ class TestHeld:
     def debounce(self):
         return Debounce(60)
 
-    def test_what_is_held_has_no_place_but_a_record(self, new_batch):
+    def test_a_held_event_has_a_record_but_no_position(self, new_batch):
         batch = new_batch()
         first, held = batch.publish([event(key="k"), event(data=b"2", key="k", once=once())])
         assert isinstance(first, Publication)
@@ -205,13 +205,13 @@ class TestHeld:
         (again,) = batch.publish([event(data=b"2", key="k", once=once())])
         assert again == held
 
-    def test_its_document_is_written_at_once(self, new_batch):
+    def test_the_document_of_a_held_event_is_written_at_once(self, new_batch):
         batch = new_batch()
         _, held = batch.publish([put("k"), put("k", b"2")])
         assert (held.event.version, held.event.write) == (2, None)
         assert batch.changes.documents["d", "k"].data == b"2"
 
-    def test_it_is_released_when_it_is_due(self, new_batch):
+    def test_a_held_event_is_released_when_it_is_due(self, new_batch):
         before = new_batch()
         before.publish([event(key="k"), event(data=b"2", key="k")])
         before.settle()
@@ -223,7 +223,7 @@ class TestHeld:
         assert [p.event.data for p in batch.publications] == [b"2"]
         assert [(c.added, c.event) for c in batch.changes.held] == [(None, None)]
 
-    def test_it_is_held_again_once_its_release_is_undone(self, new_batch, debounce):
+    def test_undoing_a_release_holds_the_event_again(self, new_batch, debounce):
         before = new_batch()
         before.publish([event(key="k"), event(data=b"2", key="k")])
         before.settle()

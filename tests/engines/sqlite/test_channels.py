@@ -1,4 +1,4 @@
-"""The channels of a store in memory: who covers which, and up to where something was removed."""
+"""The channels of a store, in memory: which names cover them, and their floors."""
 
 import pytest
 
@@ -11,13 +11,13 @@ RULES = Retention(Keep(9), {"n": Keep(5)})
 
 @pytest.fixture
 def channels():
-    """Channels as they were loaded: each with its number as its id and ten times that as floor."""
+    """Return loaded channels with the ids 1, 2, 3... and the floors 10, 20, 30..."""
     names = ("a", "n:a", "n:ab", "m:a", "$all", "$user:u")
     loaded = [Channel(n, name, 10 * n, 100 + n, RULES.of(name)) for n, name in enumerate(names, 1)]
     return Channels(loaded, {"default": 7, "n": 25, "gone": 45, "$user": 99}, RULES)
 
 
-def test_a_new_one_has_the_floor_and_the_rule_of_its_namespace(channels):
+def test_a_new_channel_has_the_floor_and_the_retention_of_its_namespace(channels):
     channel = channels.add("n:new")
     assert (channel.floor, channel.last, channel.keep) == (25, 25, Keep(5))
     assert (channel.count, channel.size) == (0, 0)
@@ -25,7 +25,7 @@ def test_a_new_one_has_the_floor_and_the_rule_of_its_namespace(channels):
     assert channels.add("x:new").floor == 0
 
 
-def test_an_id_is_not_given_twice(channels):
+def test_an_id_is_never_reused(channels):
     before = set(channels.by_id)
     first = channels.add("new")
     channels.discard(first)
@@ -35,13 +35,13 @@ def test_an_id_is_not_given_twice(channels):
     assert second.id not in {*before, first.id}
 
 
-def test_the_first_of_an_empty_store():
+def test_an_empty_store_begins_with_id_1_and_floor_0():
     channels = Channels((), {}, RULES)
     assert channels.floor("a") == channels.floor("*") == 0
     assert channels.add("a").id == 1
 
 
-def test_a_forgotten_one_comes_back_where_it_was(channels):
+def test_a_forgotten_channel_continues_from_its_last_event(channels):
     channel = channels.get("n:a")
     channels.forget(channel)
     assert channels.get("n:a") is None
@@ -50,7 +50,7 @@ def test_a_forgotten_one_comes_back_where_it_was(channels):
     assert (again.floor, again.last) == (channel.last, channel.last)
 
 
-def test_the_floor_of_a_namespace_never_sinks(channels):
+def test_the_floor_of_a_namespace_never_falls(channels):
     channels.forget(channels.get("n:ab"))
     channels.forget(channels.get("n:a"))
     assert channels.floor("n:never") == 103
@@ -89,5 +89,5 @@ def test_names_and_patterns_cover_each_channel_once(channels, names, covered):
         ("*", 45),
     ],
 )
-def test_the_floor_is_the_highest_that_is_known_of_what_a_name_covers(channels, name, floor):
+def test_the_floor_of_a_name_is_the_highest_floor_that_it_covers(channels, name, floor):
     assert channels.floor(name) == floor

@@ -1,4 +1,4 @@
-"""The file of a store: one process has it, it is checked and migrated, and it tells lost pasts."""
+"""The file of a store: locked, checked and migrated; a lost past begins a new epoch."""
 
 import errno
 import os
@@ -56,14 +56,14 @@ def refused(path, match):
     with pytest.raises(CannotOpen, match=match) as failure:
         open_file(path, durable=False)
     assert failure.value.fix in str(failure.value)
-    # Whoever makes it right can use it at once.
+    # The lock is free again.
     lock = os.open(f"{path}.lock", os.O_RDWR)
     file.claim(lock, path)
     os.close(lock)
 
 
 class TestOpening:
-    def test_a_new_store_is_this_users_alone(self, tmp_path):
+    def test_a_new_store_is_private_to_this_user(self, tmp_path):
         path = tmp_path / "new" / "folder" / "events.db"
         with opened(path) as found:
             assert (found.path, found.seq) == (path, 0)
@@ -76,7 +76,7 @@ class TestOpening:
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
     @pytest.mark.parametrize(("durable", "synchronous"), [(True, 2), (False, 1)])
-    def test_a_durable_one_waits_for_the_disk(self, path, durable, synchronous):
+    def test_only_a_durable_store_waits_for_the_disk(self, path, durable, synchronous):
         with opened(path, durable=durable) as found:
             assert pragma(found.writer, "synchronous") == synchronous
             assert pragma(found.writer, "journal_mode") == "wal"
@@ -85,7 +85,7 @@ class TestOpening:
         with opened(path) as found, pytest.raises(sqlite3.OperationalError, match="readonly"):
             found.reader.execute("DELETE FROM events")
 
-    def test_one_process_has_it_at_a_time(self, path):
+    def test_only_one_process_can_open_it(self, path):
         with opened(path), pytest.raises(CannotOpen, match=rf"process {os.getpid()}\) has"):
             open_file(path, durable=False)
         with opened(path) as found:
@@ -94,7 +94,7 @@ class TestOpening:
                 open_file(path, durable=False)
             assert found.seq == 0
 
-    def test_one_that_cannot_be_marked_as_closed_is_let_go_of(self, path):
+    def test_it_is_unlocked_even_if_it_cannot_be_marked_as_closed(self, path):
         found = open_file(path, durable=False)
         found.writer.close()
         found.close()
@@ -103,7 +103,7 @@ class TestOpening:
 
 
 class TestRefusals:
-    def test_a_file_that_is_no_database(self, path):
+    def test_a_file_that_is_not_a_database(self, path):
         path.write_bytes(b"hello world " * 100)
         refused(path, "damaged")
         assert path.read_bytes() == b"hello world " * 100
@@ -118,7 +118,7 @@ class TestRefusals:
             found.writer.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
         refused(path, rf"newer version \(its schema is {len(MIGRATIONS) + 1}\)")
 
-    def test_a_folder_that_cannot_be(self, tmp_path):
+    def test_a_folder_that_cannot_be_created(self, tmp_path):
         (tmp_path / "file").touch()
         with pytest.raises(CannotOpen, match="cannot be made or written"):
             open_file(tmp_path / "file" / "events.db", durable=False)
@@ -128,7 +128,7 @@ class TestRefusals:
         with pytest.raises(CannotOpen, match="Is a directory"):
             open_file(path, durable=False)
 
-    def test_one_that_another_program_has_locked(self, path, monkeypatch):
+    def test_a_store_that_another_program_has_locked(self, path, monkeypatch):
         monkeypatch.setattr(file, "BUSY_SECONDS", 0)
         accept(path)
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
@@ -145,7 +145,7 @@ class TestRefusals:
             ("SQLITE_IOERR_READ", "cannot be used .* look at the disk"),
         ],
     )
-    def test_what_sqlite_finds_is_told_with_what_to_do(self, path, monkeypatch, code, match):
+    def test_an_error_of_sqlite_is_explained(self, path, monkeypatch, code, match):
         def connect(path):
             error = sqlite3.OperationalError("what SQLite says")
             error.sqlite_errorname = code
@@ -155,7 +155,7 @@ class TestRefusals:
         refused(path, match)
 
     @pytest.mark.parametrize("clean", [True, False])
-    def test_a_damaged_one_is_found_after_an_unclean_end_only(self, path, clean):
+    def test_damage_is_looked_for_after_an_unclean_end_only(self, path, clean):
         with opened(path) as found:
             event = Event("T", b"x" * 3_000, "a", "2026-01-31T12:00:00.123Z")
             rows = [row_of(Publication(event, Position("e", n), 0), 1) for n in range(1, 50)]
@@ -178,7 +178,7 @@ class TestRefusals:
 class TestMigrations:
     @pytest.fixture
     def old(self, path, monkeypatch):
-        """Leave a store of the first version, with an event; return its position."""
+        """Leave a store with the first schema and one event; return its position."""
         with monkeypatch.context() as patch:
             patch.setattr(file, "MIGRATIONS", MIGRATIONS[:1])
             with opened(path) as found:
@@ -190,17 +190,17 @@ class TestMigrations:
                 return Position(found.epoch, 1)
 
     @staticmethod
-    def check_is_new(path, position):
+    def check_migrated(path, position):
         with opened(path) as found:
             assert Position(found.epoch, found.seq) == position
             assert pragma(found.writer, "user_version") == len(MIGRATIONS)
             query = "SELECT seq, data, version FROM events"
             assert found.writer.execute(query).fetchall() == [(1, b"1", None)]
 
-    def test_an_old_store_keeps_what_it_has(self, path, old):
-        self.check_is_new(path, old)
+    def test_an_old_store_keeps_its_events(self, path, old):
+        self.check_migrated(path, old)
 
-    def test_one_that_fails_leaves_the_store_as_it_was(self, path, old, monkeypatch):
+    def test_a_failed_migration_leaves_the_store_as_it_was(self, path, old, monkeypatch):
         def migrate(db):
             db.execute("DROP TABLE events")
             raise sqlite3.OperationalError("disk I/O error")
@@ -208,24 +208,24 @@ class TestMigrations:
         with monkeypatch.context() as patch:
             patch.setattr(file, "MIGRATIONS", (MIGRATIONS[0], migrate))
             refused(path, "disk I/O error")
-        self.check_is_new(path, old)
+        self.check_migrated(path, old)
 
 
 class TestEpochs:
     """A new one begins whenever a position may have been given to another event."""
 
-    def test_a_restart_keeps_it(self, path):
+    def test_a_restart_keeps_the_epoch(self, path):
         one, two = accept(path), accept(path)
         assert (two.epoch, two.seq) == (one.epoch, 2)
 
-    def test_a_copy_begins_a_new_one(self, path, tmp_path):
+    def test_a_copy_begins_a_new_epoch(self, path, tmp_path):
         one = accept(path)
         shutil.copy(path, tmp_path / "copy.db")
         two = accept(tmp_path / "copy.db")
         assert two.epoch != one.epoch
         assert two.seq == 2
 
-    def test_a_store_that_is_behind_what_was_accepted_begins_a_new_one(self, path):
+    def test_an_older_file_put_in_place_begins_a_new_epoch(self, path):
         one = accept(path)
         before = path.read_bytes()
         accept(path)
@@ -234,15 +234,15 @@ class TestEpochs:
         assert two.epoch != one.epoch
         assert two.seq == 2
 
-    def test_a_note_of_another_one_begins_a_new_one(self, path):
+    def test_a_note_of_another_epoch_begins_a_new_epoch(self, path):
         one = accept(path)
         file.write_note(path.with_name("events.db.head"), "other", 1)
         two, three = accept(path), accept(path)
         assert two.epoch not in (one.epoch, "other")
         assert three.epoch == two.epoch
 
-    def test_a_crash_before_the_note_of_a_new_one_costs_one_more(self, path, monkeypatch):
-        """The note is written after the commit: no store may go on that was put back since."""
+    def test_a_crash_before_the_note_costs_one_more_epoch(self, path, monkeypatch):
+        """Otherwise a store that was put back in the meantime would keep its epoch."""
         one = accept(path)
         before = path.read_bytes()
         accept(path)
@@ -262,12 +262,12 @@ class TestEpochs:
         assert three.epoch == two.epoch
 
     @pytest.mark.parametrize("note", [b"", b"\0" * 30, b"1f", b"garbage\n"])
-    def test_a_note_that_was_torn_says_nothing(self, path, note):
+    def test_a_torn_note_is_ignored(self, path, note):
         one = accept(path)
         path.with_name("events.db.head").write_bytes(note)
         assert accept(path).epoch == one.epoch
 
-    def test_a_note_that_cannot_be_written_harms_nothing(self, path, monkeypatch):
+    def test_an_unwritable_note_is_harmless(self, path, monkeypatch):
         def fail(*arguments):
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -278,14 +278,16 @@ class TestEpochs:
         assert accept(path) == Position(found.epoch, 2)
 
     @pytest.mark.parametrize(("durable", "same"), [(True, True), (False, False)])
-    def test_after_a_loss_of_power(self, path, monkeypatch, durable, same):
-        """A store whose commits were not waited for may have lost some of them."""
+    def test_a_loss_of_power_keeps_the_epoch_of_a_durable_store_only(
+        self, path, monkeypatch, durable, same
+    ):
+        """A store that did not wait for the disk may have lost commits."""
         epoch = crash(path, durable=durable)
         monkeypatch.setattr(file, "_boot_id", lambda: "another boot")
         assert (accept(path).epoch == epoch) is same
 
     @pytest.mark.parametrize("ends", ["killed", "closed"])
-    def test_a_process_that_ends_otherwise_keeps_it(self, path, monkeypatch, ends):
+    def test_the_end_of_the_process_keeps_the_epoch(self, path, monkeypatch, ends):
         if ends == "killed":
             epoch = crash(path)
         else:

@@ -1,4 +1,4 @@
-"""What a transaction of retention removes, what it tells of that, and the floors it leaves."""
+"""What one transaction of retention removes, what it reports, and which floors it leaves."""
 
 import sqlite3
 import time
@@ -22,8 +22,8 @@ def event(channel="a", size=1, **fields):
 
 
 @pytest.fixture
-def bit(monkeypatch):
-    """So many events go in one transaction."""
+def small_steps(monkeypatch):
+    """Make one transaction remove at most three events."""
     monkeypatch.setattr(removing, "TRIM_EVENTS", 3)
 
 
@@ -32,7 +32,7 @@ def bit(monkeypatch):
     events=st.integers(0, 8),
     size=st.sampled_from([0, 700, 1_500, 3_000]),
 )
-def test_a_channel_is_left_with_its_newest_events(new_store, new_tables, sizes, events, size):
+def test_a_full_channel_keeps_its_newest_events(new_store, new_tables, sizes, events, size):
     with new_store() as file, pytest.MonkeyPatch.context() as patch:
         patch.setattr(removing, "TRIM_EVENTS", 3)
         tables = new_tables(file.writer, Keep(events, size=size))
@@ -53,7 +53,7 @@ def test_a_channel_is_left_with_its_newest_events(new_store, new_tables, sizes, 
         assert channel.size == sum(kept)
 
 
-def test_up_to_a_seq_the_oldest_of_a_channel_go_some_at_a_time(tables, bit):
+def test_events_up_to_a_position_are_removed_a_few_at_a_time(tables, small_steps):
     tables.publish(*[event("a"), event("b", 5)] * 5)
     a = tables.channels.get("a")
     assert removing.trim_up_to(tables.db, a, 8) == {a: (3, 3 * (ROW_OVERHEAD + 1))}
@@ -65,7 +65,7 @@ def test_up_to_a_seq_the_oldest_of_a_channel_go_some_at_a_time(tables, bit):
     assert len(tables.seqs("b")) == 5
 
 
-def test_the_oldest_of_all_go_whatever_their_channel(tables, bit):
+def test_the_oldest_events_are_removed_whatever_their_channel(tables, small_steps):
     tables.publish(*[event(channel) for channel in "abbab"])
     a, b = tables.channels.get("a"), tables.channels.get("b")
     each = ROW_OVERHEAD + 1
@@ -78,7 +78,7 @@ def test_the_oldest_of_all_go_whatever_their_channel(tables, bit):
     assert removing.trim_oldest(tables.db, channels) == {}
 
 
-def test_old_events_are_found_channel_by_channel(db, new_tables, bit, monkeypatch):
+def test_events_older_than_their_channel_allows_are_found(db, new_tables, small_steps, monkeypatch):
     now = [1_800_000_000]
     monkeypatch.setattr(time, "time_ns", lambda: now[0] * 10**9)
     tables = new_tables(db, Keep(100, seconds=60), {"short": Keep(100, seconds=20)})
@@ -87,12 +87,13 @@ def test_old_events_are_found_channel_by_channel(db, new_tables, bit, monkeypatc
         now[0] += 20
     channels = [tables.channels.get(name) for name in ("a", "short:a", "b", "c")]
     a, short, _, _ = channels
-    now[0] -= 19  # 61, 41, 21 and 1 seconds after
+    now[0] -= 20  # 60, 40, 20 and 0 seconds after
+    assert removing.find_old(db, channels) == [(short, 4)]
+    now[0] += 1
     assert removing.find_old(db, channels) == [(a, 1), (short, 7)]
-    assert removing.find_old(db, [short]) == [(short, 7)]
     now[0] += 1_000
     tables.publish(*[event("a")] * 3)
-    assert removing.find_old(db, [a]) == [(a, 6)]  # Some of many.
+    assert removing.find_old(db, [a]) == [(a, 6)]  # The first few of many.
 
 
 def test_a_forgotten_channel_raises_the_floor_of_its_namespace(tables):
@@ -103,7 +104,7 @@ def test_a_forgotten_channel_raises_the_floor_of_its_namespace(tables):
     assert tables.floors() == ({}, {"n": 5, "m": 3})
 
 
-def test_idempotency_records_go_by_their_age_some_at_a_time(tables, bit, monkeypatch):
+def test_old_idempotency_records_are_removed_a_few_at_a_time(tables, small_steps, monkeypatch):
     for moment, keys in ((100, "abcd"), (200, "xy")):
         monkeypatch.setattr(time, "time", lambda moment=moment: moment)
         onces = [Once("ann", key, 0, b"1") for key in keys]
@@ -114,7 +115,7 @@ def test_idempotency_records_go_by_their_age_some_at_a_time(tables, bit, monkeyp
     assert tables.db.execute("SELECT key FROM published").fetchall() == [("x",), ("y",)]
 
 
-def test_what_was_removed_is_not_in_use(tables):
+def test_removed_events_do_not_count_as_used_bytes(tables):
     empty = removing.used_bytes(tables.db)
     tables.publish(*[event(size=1_000)] * 300)
     full = removing.used_bytes(tables.db)
@@ -125,7 +126,7 @@ def test_what_was_removed_is_not_in_use(tables):
     assert removing.used_bytes(tables.db) < empty + 50_000
 
 
-def test_what_cannot_be_removed_stays_with_its_floor(tables):
+def test_a_failed_removal_changes_neither_events_nor_floors(tables):
     tables.publish(event(), event())
     channel = tables.channels.get("a")
     tables.db.execute(

@@ -1,4 +1,4 @@
-"""How events stand in tables: they come back as they were, and transactions are all or nothing."""
+"""Events survive the way through a table unchanged, and transactions are all or nothing."""
 
 import sqlite3
 from contextlib import closing
@@ -37,7 +37,7 @@ events = st.builds(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events, st.integers(1, 2**62), st.integers(0, 2**62))
-def test_an_event_comes_back_as_it_was(db, event, seq, prev):
+def test_an_event_is_read_back_as_it_was_written(db, event, seq, prev):
     publication = Publication(event, Position("e", seq), prev)
     row = row_of(publication, 7)
     db.execute("BEGIN")
@@ -50,7 +50,7 @@ def test_an_event_comes_back_as_it_was(db, event, seq, prev):
 
 
 @given(events)
-def test_what_an_event_has_beside_its_channel_makes_it_again(event):
+def test_fields_and_channel_make_the_same_event_again(event):
     assert event_of("n:a", fields_of(event)) == event
 
 
@@ -76,7 +76,7 @@ class TestTransaction:
         with closing(sqlite3.connect(path)) as db:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("CREATE TABLE t (n INTEGER PRIMARY KEY)")
-            # What is wrong with a row of this one is found at the commit.
+            # SQLite checks the references of this table at the commit.
             db.execute("CREATE TABLE later (n REFERENCES t DEFERRABLE INITIALLY DEFERRED)")
         return path
 
@@ -94,7 +94,7 @@ class TestTransaction:
     def rows(db):
         return [n for (n,) in db.execute("SELECT n FROM t")]
 
-    def test_what_the_block_did_is_there_for_others_when_it_ends(self, connections):
+    def test_others_see_the_changes_when_the_block_ends(self, connections):
         one, other = connections
         with Transaction(one):
             one.execute("INSERT INTO t VALUES (1)")
@@ -110,7 +110,7 @@ class TestTransaction:
         ],
         ids=["the block fails", "the commit fails", "SQLite rolls back by itself"],
     )
-    def test_nothing_is_left_of_what_fails(self, connections, last):
+    def test_a_failure_leaves_nothing_behind(self, connections, last):
         one, _ = connections
 
         def insert():
@@ -123,7 +123,7 @@ class TestTransaction:
         assert not one.in_transaction
         assert self.rows(one) == []
 
-    def test_a_writer_has_the_file_for_itself_from_the_beginning(self, connections):
+    def test_a_writer_locks_out_other_writers_from_the_beginning(self, connections):
         one, other = connections
         with Transaction(one):
             with pytest.raises(sqlite3.OperationalError, match="locked"), Transaction(other):

@@ -1,4 +1,4 @@
-"""What a commit keeps is all there or not at all, and is found again as it was."""
+"""A commit is kept as a whole or not at all, and everything in it can be loaded again."""
 
 import sqlite3
 import time
@@ -74,7 +74,7 @@ def contents(db):
     return {name: db.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for name in tables}
 
 
-def test_one_commit_keeps_all_of_it(db):
+def test_one_commit_keeps_everything_in_it(db):
     append(db, EVERYTHING)
     found = contents(db)
     assert [row[0] for row in found["events"]] == [1, 2]
@@ -88,7 +88,7 @@ def test_one_commit_keeps_all_of_it(db):
 
 
 @pytest.mark.parametrize("table", ["events", "published", "documents", "held"])
-def test_nothing_is_kept_where_a_part_cannot_be(db, table):
+def test_nothing_is_kept_if_one_part_fails(db, table):
     db.execute(
         f"CREATE TRIGGER fail BEFORE INSERT ON {table} BEGIN SELECT raise(ABORT, 'broken'); END"
     )
@@ -99,7 +99,7 @@ def test_nothing_is_kept_where_a_part_cannot_be(db, table):
 
 
 class TestChannels:
-    def test_they_are_loaded_with_how_much_each_has(self, db):
+    def test_they_are_loaded_with_the_number_and_size_of_their_events(self, db):
         rows = [row(1, b"12"), row(2, b"3", 2), row(3, b"4"), row(4, b"5", 3)]
         channels = [channel(1, "n:a"), channel(2, "b", 7), channel(3, "n:b"), channel(4, "c", 5)]
         append(db, Changes(4, rows, channels))
@@ -111,12 +111,12 @@ class TestChannels:
             (4, "c", 5, 5, Keep(9), 0, 0),
         ]
 
-    def test_one_takes_the_place_of_one_that_could_not_be_removed(self, db):
+    def test_a_new_one_replaces_a_leftover_row_of_the_same_name(self, db):
         append(db, Changes(1, channels=[channel(1, "a", 3), channel(2, "b")]))
         append(db, Changes(1, channels=[channel(3, "a", 5)]))
         assert contents(db)["channels"] == [(2, "b", 0), (3, "a", 5)]
 
-    def test_floors_of_namespaces_are_loaded(self, db):
+    def test_the_floors_of_namespaces_are_loaded(self, db):
         assert load_namespace_floors(db) == {}
         forget_channel(db, 1, "n", 7)
         forget_channel(db, 2, "$all", 3)
@@ -124,14 +124,14 @@ class TestChannels:
 
 
 class TestDocuments:
-    def test_a_write_replaces_and_none_removes(self, db):
+    def test_a_write_replaces_a_document_and_none_removes_it(self, db):
         append(db, Changes(0, revision=2, documents=documents(document("k"), document("l", 2))))
         append(db, Changes(0, revision=4, documents={("d", "l"): None, ("d", "x"): None}))
         append(db, Changes(0, revision=5, documents=documents(document("k", 5, b"2"))))
         assert read_document(db, "d", "k") == document("k", 5, b"2")
         assert known_of(db, places=[("d", "k"), ("d", "l")]).versions == {("d", "k"): 5}
 
-    def test_the_servers_own_do_not_count(self, db):
+    def test_documents_in_the_servers_own_channels_do_not_count(self, db):
         assert count_documents(db) == (0, 0)
         own = document("k", 3, channel="$presence:d")
         changes = Changes(0, revision=3, documents=documents(document("k"), document("l", 2), own))
@@ -140,28 +140,27 @@ class TestDocuments:
 
 
 class TestHeld:
-    def test_they_come_back_in_their_order(self, db):
+    def test_they_are_loaded_in_their_order(self, db):
         full = event(b"2", "$all", key="k", tags=("x", "y"), user="ann", exclude="c", version=5)
         append(db, Changes(0, held=[Change(None, 9, event(b"9")), Change(None, 2, full)]))
         assert load_held(db) == [(2, full), (9, event(b"9"))]
 
-    def test_one_takes_the_place_of_another(self, db):
+    def test_a_number_can_be_reused_in_the_same_commit(self, db):
         append(db, Changes(0, held=[Change(None, n, event(b"%d" % n)) for n in (1, 2, 3)]))
-        # Of which one may have the number that another had.
         held = [Change(1, 2, event(b"12")), Change(2, None, None), Change(3, 4, event(b"34"))]
         append(db, Changes(0, held=held))
         assert load_held(db) == [(2, event(b"12")), (4, event(b"34"))]
 
 
 class TestRecords:
-    def test_each_is_its_publishers_for_one_event_under_one_key(self, db):
+    def test_a_record_belongs_to_one_publisher_key_and_index(self, db):
         append(db, Changes(0, records=[record_of(ONCE, Record(b"1", 3))]))
         others = [
             attrs.evolve(ONCE, **other) for other in ({"scope": "bob"}, {"key": "l"}, {"index": 1})
         ]
         assert known_of(db, [ONCE, *others]).records == {("ann", "k", 0): Record(b"1", 3)}
 
-    def test_a_newer_one_takes_the_place_of_one_that_is_too_old(self, db):
+    def test_a_newer_record_replaces_an_expired_one(self, db):
         for seq in (3, 4):
             append(db, Changes(0, records=[record_of(ONCE, Record(b"%d" % seq, seq))]))
         assert known_of(db, [ONCE]).records == {("ann", "k", 0): Record(b"4", 4)}
@@ -169,7 +168,7 @@ class TestRecords:
     @pytest.mark.parametrize(
         ("later", "is_known"), [(0, True), (59.9, True), (60, True), (61.1, False)]
     )
-    def test_it_is_known_for_its_whole_time(self, db, monkeypatch, later, is_known):
+    def test_a_record_lives_for_its_whole_time(self, db, monkeypatch, later, is_known):
         now = 1_000_000.9
         monkeypatch.setattr(time, "time", lambda: now)
         append(db, Changes(0, records=[record_of(ONCE, Record(b"1", 3))]))

@@ -1,4 +1,4 @@
-"""Retention of a store: what is to go goes, bit by bit, and between the bits others may write."""
+"""Retention of a store: expired events are removed in small steps, and writers go in between."""
 
 import sqlite3
 import time
@@ -35,8 +35,8 @@ def trimming_of(tables, *, history_bytes=10**9, idempotency_seconds=60.0, lock=N
 
 
 @pytest.fixture
-def bit(monkeypatch):
-    """So many events go in one transaction."""
+def small_steps(monkeypatch):
+    """Make one transaction remove at most ten events."""
     monkeypatch.setattr(removing, "TRIM_EVENTS", 10)
 
 
@@ -53,7 +53,7 @@ def bit(monkeypatch):
         (Keep(100, size=5 * (ROW_OVERHEAD + 1)), 6, 5),
     ],
 )
-async def test_a_channel_may_have_some_above_its_number_but_not_above_its_bytes(
+async def test_a_channel_may_exceed_its_number_a_little_but_never_its_bytes(
     db, new_tables, keep, published, left
 ):
     tables = new_tables(db, keep)
@@ -67,7 +67,7 @@ async def test_a_channel_may_have_some_above_its_number_but_not_above_its_bytes(
     assert len(tables.seqs("a")) == min(left, published, keep.events)
 
 
-async def test_publishers_have_twice_as_much_removed_as_they_add(db, new_tables, bit):
+async def test_twice_as_many_events_are_removed_as_were_published(db, new_tables, small_steps):
     tables = new_tables(db, Keep(0))
     retention = trimming_of(tables)
     tables.publish(*[event()] * 100)
@@ -77,7 +77,7 @@ async def test_publishers_have_twice_as_much_removed_as_they_add(db, new_tables,
         assert len(tables.seqs("a")) == left
 
 
-async def test_the_files_size_is_looked_at_now_and_then(tables, bit):
+async def test_the_size_of_the_file_is_checked_now_and_then(tables, small_steps):
     retention = trimming_of(tables, history_bytes=0)
     tables.publish(*[event("a"), event("b")] * 25)
     await retention.keep_up(5, CHECK_BYTES - 1)
@@ -88,7 +88,7 @@ async def test_the_files_size_is_looked_at_now_and_then(tables, bit):
     assert (tables.seqs("a")[0], tables.seqs("b")[0]) == (31, 32)
 
 
-async def test_a_file_that_is_small_enough_again_is_left_alone(tables, bit):
+async def test_trimming_stops_when_the_file_is_small_enough(tables, small_steps):
     tables.publish(*[event(data=b"x" * 1_000)] * 100)
     retention = trimming_of(tables, history_bytes=removing.used_bytes(tables.db) - 1)
     await retention.keep_up(100, CHECK_BYTES)
@@ -98,14 +98,14 @@ async def test_a_file_that_is_small_enough_again_is_left_alone(tables, bit):
     assert len(tables.seqs("a")) == left
 
 
-async def test_trimming_ends_where_the_file_cannot_be_small_enough(tables):
+async def test_trimming_ends_if_the_file_cannot_become_small_enough(tables):
     tables.publish(*[event("a"), event("b")] * 3)
     await trimming_of(tables, history_bytes=0).trim()
     assert tables.seqs("a") == tables.seqs("b") == []
     assert list(tables.channels.by_id) == []
 
 
-async def test_what_is_too_old_goes_from_all_channels(db, new_tables, bit, monkeypatch):
+async def test_old_events_are_removed_from_every_channel(db, new_tables, small_steps, monkeypatch):
     now = [1_800_000_000]
     monkeypatch.setattr(time, "time_ns", lambda: now[0] * 10**9)
     monkeypatch.setattr(trimming, "_CHANNELS_PER_TURN", 2)
@@ -123,7 +123,7 @@ async def test_what_is_too_old_goes_from_all_channels(db, new_tables, bit, monke
     assert len(tables.seqs("ever")) == 50
 
 
-async def test_old_idempotency_records_go(tables, bit, monkeypatch):
+async def test_old_idempotency_records_are_removed(tables, small_steps, monkeypatch):
     for moment, keys in ((100, range(25)), (200, "xy")):
         monkeypatch.setattr(time, "time", lambda moment=moment: moment)
         onces = [Once("ann", f"{key}", 0, b"1") for key in keys]
@@ -133,7 +133,7 @@ async def test_old_idempotency_records_go(tables, bit, monkeypatch):
     assert tables.db.execute("SELECT key FROM published").fetchall() == [("x",), ("y",)]
 
 
-async def test_a_channel_can_be_emptied_up_to_an_event(tables, bit):
+async def test_the_events_of_a_channel_can_be_removed_up_to_a_position(tables, small_steps):
     tables.publish(*[event("a"), event("b")] * 25)
     retention = trimming_of(tables)
     assert await retention.remove(tables.channels.get("a"), 45) == 23
@@ -143,7 +143,7 @@ async def test_a_channel_can_be_emptied_up_to_an_event(tables, bit):
     assert len(tables.seqs("b")) == 25
 
 
-async def test_a_channel_of_which_nothing_is_kept_leaves_its_floor_to_its_namespace(tables):
+async def test_the_namespace_keeps_the_floor_of_an_empty_channel(tables):
     tables.publish(event("n:a"), event("n:b"), event("n:a"))
     channel = tables.channels.get("n:a")
     await trimming_of(tables).remove(channel, channel.last)
@@ -152,7 +152,7 @@ async def test_a_channel_of_which_nothing_is_kept_leaves_its_floor_to_its_namesp
     assert tables.floors() == ({"n:b": 0}, {"n": 3})
 
 
-async def test_who_writes_waits_for_one_bit_at_most(db, new_tables, bit):
+async def test_a_writer_waits_for_at_most_one_step(db, new_tables, small_steps):
     tables = new_tables(db, Keep(0))
     tables.publish(*[event()] * 100)
     lock, left = trio.Lock(), []
@@ -165,8 +165,8 @@ async def test_who_writes_waits_for_one_bit_at_most(db, new_tables, bit):
     assert all(before - after <= 10 for before, after in pairwise(left))
 
 
-async def test_counts_stay_right_where_a_channel_cannot_be_forgotten(tables, monkeypatch):
-    """Or more would go of the others than should."""
+async def test_counts_stay_right_if_a_channel_cannot_be_forgotten(tables, monkeypatch):
+    """If they were too high, too many events of the other channels would be removed."""
 
     def fail(*arguments):
         raise sqlite3.OperationalError("disk I/O error")

@@ -207,7 +207,7 @@ class SQLiteEngine(Engine):
             except sqlite3.Error as error:
                 batch.undo()
                 self._no_release_before = trio.current_time() + RETRY_SECONDS
-                # All of them: what stands against some may be what could not be kept.
+                # All of them: some are refused because of what could not be kept.
                 finish(orders, error=self._failed(error))
                 return
             self._fault = None

@@ -72,7 +72,7 @@ def append(db: sqlite3.Connection, changes: Changes) -> None:
     """Keep all of it."""
     with Transaction(db):
         if changes.channels:
-            # In place of the row of a channel that is forgotten, where that could not be removed.
+            # Replaces the row that is left if removing a forgotten channel failed.
             db.executemany(
                 "INSERT OR REPLACE INTO channels VALUES (?, ?, ?)",
                 [(channel.id, channel.name, channel.floor) for channel in changes.channels],
@@ -131,7 +131,7 @@ def load_held(db: sqlite3.Connection) -> list[tuple[int, Event]]:
 
 def record_of(once: Once, record: Record) -> Row:
     """Return an idempotency record as its table has it."""
-    at = math.ceil(time.time())  # Whole seconds: rather known for too long than forgotten too soon.
+    at = math.ceil(time.time())  # Whole seconds, rounded so that no record expires too soon.
     return (once.scope, once.key, once.index, record.digest, record.seq, at, record.version)
 
 
