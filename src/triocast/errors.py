@@ -17,8 +17,9 @@ whether it is ``temporary`` (the same request may succeed later).
       TooLarge                  413
       WrongContentType          415
       IdempotencyConflict       422
+      InternalError             500
       Unavailable               503, temporary
-        TooManyConnections  Overloaded  ShuttingDown
+        TooManyConnections  Overloaded  ShuttingDown  OutcomeUnknown
       TooManyDocuments          507
 
 Close codes of WebSockets are listed once, in `CloseCode`: 4000-4499 and 1001, 1006, 1011, 1012,
@@ -126,6 +127,15 @@ class IdempotencyConflict(TriocastError):
     status = 422
 
 
+class InternalError(TriocastError):
+    """A fault of ours. It is logged with its traceback; the client is told nothing about it."""
+
+    code = "internal"
+
+    def __init__(self, message: str = "an error of ours; it has been logged") -> None:
+        super().__init__(message)
+
+
 class Unavailable(TriocastError):
     code = "unavailable"
     status = 503
@@ -142,6 +152,18 @@ class Overloaded(Unavailable):
 
 class ShuttingDown(Unavailable):
     code = "shutting_down"
+
+
+class OutcomeUnknown(Unavailable):
+    """What was asked for may or may not have been done, or may still be done later."""
+
+    code = "outcome_unknown"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            f"{message}; it may still be done: send it again under the same idempotency key, which"
+            " answers with the first outcome if it was done"
+        )
 
 
 class TooManyDocuments(TriocastError):

@@ -1,87 +1,153 @@
-"""Work for one thread: all jobs that are ready are done in one go, so that they share its costs."""
+"""Handing jobs from many tasks to one worker, and blocking calls to a thread.
+
+A job is *waiting*, then *begun*, then *done*; it never goes back. A caller that is cancelled takes
+a waiting job back. Once the worker has begun it, only the worker knows what will become of it, so
+the caller waits for the outcome, also where the cancellation came in the very pass of the run loop
+in which the job was begun. The worker does all jobs that are ready together, so that they share
+the cost of a commit.
+"""
 
 from __future__ import annotations
 
+import enum
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
 import trio
 
-from triocast.errors import Unavailable
+from triocast.errors import InternalError, OutcomeUnknown, TriocastError, Unavailable
 
 PATIENCE_SECONDS: Final = 10.0
-"""How long a job that was begun is waited for."""
+"""How long a caller waits for a job that was begun."""
 
-J = TypeVar("J")
+W = TypeVar("W")
+
+
+class JobState(enum.Enum):
+    """How far a job has come."""
+
+    WAITING = enum.auto()
+    BEGUN = enum.auto()
+    DONE = enum.auto()
 
 
 @attrs.define(eq=False)
-class _Order(Generic[J]):
-    job: J
+class Job(Generic[W]):
+    """One caller's work, and in the end its result or error."""
+
+    work: W
     size: int
-    begun: trio.Event = attrs.field(factory=trio.Event)
-    done: trio.Event = attrs.field(factory=trio.Event)
-    result: Any = None
-    error: Exception | None = None
+    """Bytes that it counts against the bounds of its queue."""
+    state: JobState = JobState.WAITING
+    _begun: trio.Event = attrs.field(factory=trio.Event)
+    _done: trio.Event = attrs.field(factory=trio.Event)
+    _result: Any = None
+    _error: Exception | None = None
+
+    def begin(self) -> None:
+        """Say that the worker has taken it."""
+        self.state = JobState.BEGUN
+        self._begun.set()
+
+    def finish(self, result: Any) -> None:
+        """Give the caller its result. Does nothing for a job that is done."""
+        self._end(result, None)
+
+    def fail(self, error: Exception) -> None:
+        """Raise an error in the caller. Does nothing for a job that is done."""
+        self._end(None, error)
+
+    def _end(self, result: Any, error: Exception | None) -> None:
+        if self.state is not JobState.DONE:
+            self.state, self._result, self._error = JobState.DONE, result, error
+            self._begun.set()
+            self._done.set()
+
+    async def wait_until_begun(self) -> None:
+        await self._begun.wait()
+
+    async def outcome(self, patience_seconds: float) -> Any:
+        """Return the result or raise the error, whether or not the caller is cancelled.
+
+        Raises trio.TooSlowError if the job is not done in time.
+        """
+        with trio.CancelScope(deadline=trio.current_time() + patience_seconds, shield=True):
+            await self._done.wait()
+        if self.state is not JobState.DONE:
+            raise trio.TooSlowError
+        if self._error is not None:
+            raise self._error
+        return self._result
 
 
-class Desk(Generic[J]):
-    """Where jobs wait for whoever does them. Bounded in bytes: at the bound, callers wait."""
+class JobQueue(Generic[W]):
+    """Jobs that wait for their worker. Bounded in bytes: at the bound, callers wait.
 
-    def __init__(self, *, most_bytes: int, batch_bytes: int) -> None:
-        self._most_bytes = most_bytes
+    ``overdue`` makes the error for a job that was begun and is not done in time.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_bytes: int,
+        batch_bytes: int,
+        overdue: Callable[[str], TriocastError] = OutcomeUnknown,
+    ) -> None:
+        self._max_bytes = max_bytes
         self._batch_bytes = batch_bytes
-        self._waiting: deque[_Order[J]] = deque()
+        self._overdue = overdue
+        self._waiting: deque[Job[W]] = deque()
         self._size = 0
         self._filled = trio.Event()
         self._room = trio.Event()
         self._closed: str | None = None
 
-    async def do(self, job: J, size: int) -> Any:
-        """Have a job done; return its result, or raise what it raised.
+    async def do(
+        self, work: W, size: int, *, patience_seconds: float = PATIENCE_SECONDS
+    ) -> Any:
+        """Have work done; return its result, or raise what it raised.
 
-        A caller who is cancelled before the job is begun takes it back. Later nobody can, and it
-        is waited for, `PATIENCE_SECONDS` long. Raises Unavailable after that, and if nobody works
-        here any more.
+        A caller that is cancelled before its job is begun takes it back: then nothing happens.
+        After that it is waited for, ``patience_seconds`` at the most, and the result is returned in
+        spite of the cancellation, which is due at the next checkpoint. Raises the queue's
+        ``overdue`` error when that time is over, and Unavailable if the worker has ended.
         """
-        while self._size >= self._most_bytes and self._closed is None:
-            if self._room.is_set():  # else others wait for this one already
+        await self._wait_for_room()
+        job = Job(work, size)
+        self._waiting.append(job)
+        self._size += size
+        self._filled.set()
+        try:
+            await job.wait_until_begun()
+        except trio.Cancelled:
+            if job.state is JobState.WAITING:
+                self._waiting.remove(job)
+                self._shrink(size)
+                raise
+        try:
+            return await job.outcome(patience_seconds)
+        except trio.TooSlowError:
+            raise self._overdue(f"the store did not answer for {patience_seconds:g} s") from None
+
+    async def _wait_for_room(self) -> None:
+        while self._size >= self._max_bytes and self._closed is None:
+            if self._room.is_set():  # A new event only where no task waits for this one.
                 self._room = trio.Event()
             await self._room.wait()
         if self._closed is not None:
             raise Unavailable(self._closed)
-        order = _Order(job, size)
-        self._waiting.append(order)
-        self._size += size
-        self._filled.set()
-        try:
-            await order.begun.wait()
-        except trio.Cancelled:
-            if not order.begun.is_set():
-                self._take_back(order)
-                raise
-            # It was begun after the cancel, before this task could run: too late to take it back.
-        with trio.move_on_after(PATIENCE_SECONDS, shield=True):
-            await order.done.wait()
-        if not order.done.is_set():
-            raise Unavailable(f"nothing was heard of it for {PATIENCE_SECONDS:g} s")
-        if order.error is not None:
-            raise order.error
-        return order.result
-
-    def _take_back(self, order: _Order[J]) -> None:
-        self._waiting.remove(order)
-        self._shrink(order.size)
 
     def _shrink(self, size: int) -> None:
         self._size -= size
-        if self._size < self._most_bytes:
+        if self._size < self._max_bytes:
             self._room.set()
 
     @property
     def is_empty(self) -> bool:
+        """Whether no job waits."""
         return not self._waiting
 
     async def wait(self) -> None:
@@ -91,38 +157,41 @@ class Desk(Generic[J]):
             self._filled = trio.Event()
             await self._filled.wait()
 
-    def take(self) -> list[_Order[J]]:
-        """Take the jobs for one go."""
-        taken: list[_Order[J]] = []
+    @contextmanager
+    def batch(self) -> Iterator[list[Job[W]]]:
+        """Take the jobs that are to be done together; each has an outcome at the end of the block.
+
+        Where an error ends the block, the jobs without an outcome fail with InternalError. Where
+        the worker is cancelled, they fail with Unavailable, so nothing may have been done for them.
+        """
+        jobs: list[Job[W]] = []
         size = 0
-        while self._waiting and (not taken or size < self._batch_bytes):
-            order = self._waiting.popleft()
-            order.begun.set()
-            taken.append(order)
-            size += order.size
+        while self._waiting and (not jobs or size < self._batch_bytes):
+            job = self._waiting.popleft()
+            job.begin()
+            jobs.append(job)
+            size += job.size
         self._shrink(size)
-        return taken
+        try:
+            yield jobs
+        except Exception:
+            fail_all(jobs, InternalError())
+            raise
+        finally:
+            fail_all(jobs, Unavailable(self._closed or "this server is going away"))
 
     def close(self, reason: str) -> None:
-        """Refuse everything that waits, and all that comes."""
+        """Refuse every job that waits, and all that come later."""
         self._closed = reason
         self._room.set()
-        finish(self._waiting, error=Unavailable(reason))
+        fail_all(self._waiting, Unavailable(reason))
         self._waiting.clear()
 
 
-def finish(
-    orders: Sequence[_Order[Any]] | deque[_Order[Any]],
-    results: Sequence[Any] = (),
-    error: Exception | None = None,
-) -> None:
-    """Give their results, or one error, to those who wait."""
-    for index, order in enumerate(orders):
-        order.error = error
-        if error is None:
-            order.result = results[index]
-        order.begun.set()
-        order.done.set()
+def fail_all(jobs: Iterable[Job[Any]], error: Exception) -> None:
+    """Raise one error in the callers of all jobs that are not done."""
+    for job in jobs:
+        job.fail(error)
 
 
 async def in_thread(
@@ -130,7 +199,8 @@ async def in_thread(
 ) -> Any:
     """Call a blocking function in a thread and wait for it, even if the caller is cancelled.
 
-    So a step that consists of several calls is either done completely or not begun.
+    So what was begun can be brought to its end: a step that follows is done, too. The shield needs
+    no deadline of its own, as Trio cannot leave a thread alone anyway.
     """
     with trio.CancelScope(shield=True):
         return await trio.to_thread.run_sync(function, *arguments, limiter=limiter)

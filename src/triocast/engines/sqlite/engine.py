@@ -7,6 +7,7 @@ a time. Another task reads, all that is asked for in one go.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import sqlite3
@@ -29,10 +30,19 @@ from triocast.engines.sqlite.batch import Batch
 from triocast.engines.sqlite.channels import Channels
 from triocast.engines.sqlite.file import open_file
 from triocast.engines.sqlite.reading import Range
+from triocast.engines.sqlite.rows import CommitUnclear
 from triocast.engines.sqlite.store import Changes, Known
 from triocast.engines.sqlite.trimming import Trimming
-from triocast.engines.worker import Desk, finish, in_thread
-from triocast.errors import IdempotencyConflict, TooManyDocuments, Unavailable, VersionConflict
+from triocast.engines.worker import Job, JobQueue, fail_all, in_thread
+from triocast.errors import (
+    IdempotencyConflict,
+    InternalError,
+    OutcomeUnknown,
+    TooManyDocuments,
+    TriocastError,
+    Unavailable,
+    VersionConflict,
+)
 from triocast.events import (
     Accepted,
     Event,
@@ -50,11 +60,21 @@ QUEUE_BYTES: Final = 16_777_216
 """How much may wait for its commit before publishers wait."""
 
 READS_PER_TURN: Final = 64
+MAX_WAITING_READS: Final = 100_000
 RETRY_SECONDS: Final = 1.0
 """After this, what could not be kept when it was released is released again."""
 
 RETENTION_SECONDS: Final = 5.0
 """How often age and the file's size are looked at."""
+
+HEALTHY_SECONDS: Final = 1.0
+"""How long a commit proves that the store accepts publishes."""
+
+PROBE_SECONDS: Final = 2.0
+"""How long a commit may take before the store counts as not healthy."""
+
+REFUSALS: Final = (IdempotencyConflict, VersionConflict, TooManyDocuments)
+"""What a job can be refused for by itself, while the others of its commit go on."""
 
 
 class StoreFailed(Unavailable):
@@ -66,6 +86,10 @@ class StoreFailed(Unavailable):
 @attrs.frozen
 class _Publish:
     events: Sequence[Event]
+
+
+_PROBE: Final = _Publish(())
+"""Changes nothing, and is committed all the same."""
 
 
 class SQLiteEngine(Engine):
@@ -105,8 +129,12 @@ class SQLiteEngine(Engine):
         self._debounce.restore(store.load_held(self._file.writer))
         self._no_release_before = -math.inf
         self._outlets: list[Outlet] = []
-        self._publishes: Desk[_Publish] = Desk(most_bytes=QUEUE_BYTES, batch_bytes=BATCH_BYTES)
-        self._reads: Desk[Any] = Desk(most_bytes=100_000, batch_bytes=READS_PER_TURN)
+        self._publishes: JobQueue[_Publish] = JobQueue(
+            max_bytes=QUEUE_BYTES, batch_bytes=BATCH_BYTES
+        )
+        self._reads: JobQueue[Any] = JobQueue(
+            max_bytes=MAX_WAITING_READS, batch_bytes=READS_PER_TURN, overdue=Unavailable
+        )
         self._writing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(1)
         self._writer_lock = trio.Lock()
@@ -120,7 +148,8 @@ class SQLiteEngine(Engine):
             channels=self._channels.by_id,
             forget=self._channels.forget,
         )
-        self._fault: str | None = None
+        self._committed_at = -math.inf
+        """When the last commit was kept, by trio's clock."""
 
     @property
     def head(self) -> Position:
@@ -169,19 +198,35 @@ class SQLiteEngine(Engine):
                 await full.wait_for_room()
             before = self._head.seq
             async with self._writer_lock:
-                orders = self._publishes.take()
-                await self._commit(orders)
-            size = sum(order.size for order in orders)
+                with self._publishes.batch() as jobs:
+                    size = sum(job.size for job in jobs)
+                    await self._commit(jobs)
             try:
                 await self._trimming.keep_up(self._head.seq - before, size)
             except sqlite3.Error as error:
                 self._failed(error)
 
-    async def _commit(self, orders: Sequence[Any]) -> None:
+    async def _commit(self, jobs: Sequence[Job[_Publish]]) -> None:
+        """Do jobs in one commit. A fault of ours is contained: only the job that has it fails."""
         try:
-            known = await self._look_up(orders)
+            await self._commit_together(jobs)
+        except Exception as error:
+            if len(jobs) > 1:
+                for job in jobs:
+                    await self._commit([job])
+                return
+            log.error("an event could not be stored, by an error of ours", exc_info=error)
+            fail_all(jobs, InternalError())
+
+    async def _commit_together(self, jobs: Sequence[Job[_Publish]]) -> None:
+        """Do jobs in one commit, and give each its outcome.
+
+        Raises what is no error of the store. Then nothing has been done, and no job has an outcome.
+        """
+        try:
+            known = await self._look_up(jobs)
         except sqlite3.Error as error:
-            finish(orders, error=self._failed(error))
+            fail_all(jobs, self._failed(error))
             return
         batch = Batch(
             self._channels,
@@ -192,25 +237,40 @@ class SQLiteEngine(Engine):
             keep_records=self._idempotency_seconds > 0,
             now=trio.current_time(),
         )
-        batch.release()
-        sound, results, refused = [], [], []
-        for order in orders:
-            try:
-                results.append(batch.publish(order.job.events))
-            except (IdempotencyConflict, VersionConflict, TooManyDocuments) as refusal:
-                refused.append((order, refusal))
-            else:
-                sound.append(order)
-        if not batch.is_empty:
-            try:
+        outcomes: list[tuple[Job[_Publish], Any]] = []
+        try:
+            if trio.current_time() >= self._no_release_before:
+                batch.release()
+            for job in jobs:
+                try:
+                    outcomes.append((job, batch.publish(job.work.events)))
+                except REFUSALS as refusal:
+                    outcomes.append((job, refusal))
+            is_probe = any(job.work is _PROBE for job in jobs)
+            if is_probe or not batch.is_empty:
                 await in_thread(self._writing, store.append, self._file.writer, batch.changes)
-            except sqlite3.Error as error:
-                batch.undo()
-                self._no_release_before = trio.current_time() + RETRY_SECONDS
-                # All of them: some are refused because of what could not be kept.
-                finish(orders, error=self._failed(error))
-                return
-            self._fault = None
+        except sqlite3.Error as error:
+            batch.undo()
+            self._no_release_before = trio.current_time() + RETRY_SECONDS
+            # Also what was refused: it may have been for what has not been kept now.
+            fail_all(jobs, self._failed(error))
+            return
+        except BaseException:
+            batch.undo()
+            self._no_release_before = trio.current_time() + RETRY_SECONDS
+            raise
+        try:
+            self._kept(batch)
+        finally:
+            for job, outcome in outcomes:
+                if isinstance(outcome, TriocastError):
+                    job.fail(outcome)
+                else:
+                    job.finish(outcome)
+
+    def _kept(self, batch: Batch) -> None:
+        """Bring what is in memory to what a commit has kept, and spread its events."""
+        self._committed_at = trio.current_time()
         for channel in batch.settle():
             self._trimming.note(channel)
         self._revision, self._document_count = batch.revision, batch.document_count
@@ -219,14 +279,11 @@ class SQLiteEngine(Engine):
             self._file.note_head(self._head.seq)
             for outlet in self._outlets:
                 outlet.put(batch.publications)
-        finish(sound, results)
-        for order, reason in refused:
-            finish([order], error=reason)
 
-    async def _look_up(self, orders: Sequence[Any]) -> Known:
-        """Return what the store has of the keys and documents that these orders name."""
+    async def _look_up(self, jobs: Sequence[Job[_Publish]]) -> Known:
+        """Return what the store has of the keys and documents that these jobs name."""
         known = Known(self._revision, self._document_count)
-        events = [event for order in orders for event in order.job.events]
+        events = [event for job in jobs for event in job.work.events]
         places = [place_of(event.once) for event in events if event.once is not None]
         documents = [document_of(event) for event in events if event.write is not None]
         if places or documents:
@@ -234,10 +291,12 @@ class SQLiteEngine(Engine):
             await in_thread(self._writing, find, self._file.writer, known, places, documents)
         return known
 
-    def _failed(self, error: sqlite3.Error) -> StoreFailed:
-        self._fault = f"the event store cannot be used: {error}"
-        log.error("%s", self._fault)
-        return StoreFailed(self._fault)
+    def _failed(self, error: sqlite3.Error) -> TriocastError:
+        """Note that the store failed; return what to tell those who asked something of it."""
+        self._committed_at = -math.inf
+        fault = f"the event store cannot be used: {error}"
+        log.error("%s", fault)
+        return OutcomeUnknown(fault) if isinstance(error, CommitUnclear) else StoreFailed(fault)
 
     # Reading.
 
@@ -326,28 +385,27 @@ class SQLiteEngine(Engine):
 
     async def check_health(self) -> None:
         await trio.lowlevel.checkpoint()
-        if self._fault is None:
+        if trio.current_time() - self._committed_at < HEALTHY_SECONDS:
             return
-        async with self._writer_lock:
-            nothing = Changes(self._head.seq)
-            try:
-                await in_thread(self._writing, store.append, self._file.writer, nothing)
-            except sqlite3.Error as error:
-                raise self._failed(error) from None
-        self._fault = None
+        # Through the same queue and the same commit as a publish: nothing else is a proof.
+        with trio.move_on_after(PROBE_SECONDS), contextlib.suppress(OutcomeUnknown):
+            await self._publishes.do(_PROBE, 1, patience_seconds=PROBE_SECONDS)
+            return
+        raise StoreFailed(f"the event store takes more than {PROBE_SECONDS:g} s for a commit")
 
     async def _read(self) -> None:
         while True:
             await self._reads.wait()
-            orders = self._reads.take()
-            jobs = [order.job for order in orders]
-            for order, outcome in zip(
-                orders, await in_thread(self._reading, _do_all, jobs), strict=True
-            ):
-                if isinstance(outcome, sqlite3.Error):
-                    finish([order], error=StoreFailed(f"the event store cannot be read: {outcome}"))
-                else:
-                    finish([order], [outcome])
+            with self._reads.batch() as jobs:
+                outcomes = await in_thread(self._reading, _do_all, [job.work for job in jobs])
+                for job, outcome in zip(jobs, outcomes, strict=True):
+                    if isinstance(outcome, sqlite3.Error):
+                        job.fail(StoreFailed(f"the event store cannot be read: {outcome}"))
+                    elif isinstance(outcome, Exception):
+                        log.error("a read failed by an error of ours", exc_info=outcome)
+                        job.fail(InternalError())
+                    else:
+                        job.finish(outcome)
 
     # Retention.
 
@@ -391,12 +449,12 @@ class SQLiteEngine(Engine):
             await trio.sleep(RETENTION_SECONDS)
 
 
-def _do_all(jobs: Sequence[Any]) -> list[Any]:
-    """Do reads; a failed one is its error. Runs in the reading thread."""
+def _do_all(works: Sequence[Any]) -> list[Any]:
+    """Do reads; one that failed has its error as the outcome. Runs in the reading thread."""
     outcomes: list[Any] = []
-    for job in jobs:
+    for work in works:
         try:
-            outcomes.append(job())
-        except sqlite3.Error as error:
+            outcomes.append(work())
+        except Exception as error:  # noqa: BLE001  # it is raised where the read was asked for
             outcomes.append(error)
     return outcomes

@@ -79,8 +79,12 @@ def publication_of(row: Row, channel: str, epoch: str) -> Publication:
     return Publication(event_of(channel, row[2:10]), Position(epoch, row[0]), row[1])
 
 
+class CommitUnclear(sqlite3.OperationalError):
+    """The disk failed during a commit: after a crash the transaction may turn out to be kept."""
+
+
 class Transaction:
-    """All or nothing; nothing where the block raises."""
+    """All or nothing; nothing where the block raises. Raises CommitUnclear where that is unsure."""
 
     def __init__(self, db: sqlite3.Connection, kind: str = "IMMEDIATE") -> None:
         self._db = db
@@ -94,8 +98,10 @@ class Transaction:
             try:
                 self._db.execute("COMMIT")
                 return
-            except sqlite3.Error:
+            except sqlite3.Error as error:
                 self._roll_back()
+                if getattr(error, "sqlite_errorname", "").startswith("SQLITE_IOERR"):
+                    raise CommitUnclear(str(error)) from error
                 raise
         self._roll_back()
 
