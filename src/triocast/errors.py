@@ -13,7 +13,7 @@ whether it is ``temporary`` (the same request may succeed later).
       NotFound                  404
         Disabled
       Timeout                   408
-      VersionConflict           409
+      VersionConflict           412
       TooLarge                  413
       WrongContentType          415
       IdempotencyConflict       422
@@ -108,8 +108,10 @@ class Timeout(TriocastError):
 
 
 class VersionConflict(TriocastError):
+    """A precondition of the request is not true (RFC 9110, 15.5.13)."""
+
     code = "version_conflict"
-    status = 409
+    status = 412
 
 
 class TooLarge(TriocastError):

@@ -79,13 +79,17 @@ class Once:
     """Makes publishing an event again do nothing: see the header ``Idempotency-Key``.
 
     ``scope`` is the publisher, whose keys are its own; ``index`` counts the events under one key,
-    and ``digest`` tells whether it is the same request that comes again.
+    and ``digest`` tells whether it is the same request that comes again. ``subscribers`` is what
+    the first answer says of them: it is kept, so that every later answer says the same. So is the
+    channel, where the server has ``chosen`` it.
     """
 
     scope: str
     key: str
     index: int
     digest: bytes
+    subscribers: int = 0
+    chosen: bool = False
 
 
 @attrs.frozen
@@ -134,15 +138,23 @@ class Publication:
     prev: int
 
     @property
+    def epoch(self) -> str:
+        return self.position.epoch
+
+    @property
     def seq(self) -> int:
         return self.position.seq
 
 
 @attrs.frozen
 class Pending:
-    """An event that an engine keeps back for a while; a later one may take its place till then."""
+    """An event that an engine keeps back for a while; a later one may take its place till then.
+
+    ``epoch`` is that of the store.
+    """
 
     event: Event
+    epoch: str = attrs.field(default="", eq=False)
 
 
 Accepted = Publication | Pending

@@ -38,19 +38,24 @@ SHORTEST_WAIT_SECONDS: Final = 0.001
 class Idempotency:
     """The idempotency key of a request, or of one event in it.
 
-    ``index`` counts the events of a request under one key, and ``request`` is the whole of it: an
-    event that comes with another rest is another one.
+    ``index`` counts the events of a request under one key. ``request`` is what else the client
+    said: an event that comes with another rest is another one. ``names_channel`` is false where
+    the server chose the channel.
     """
 
     key: str
     index: int = 0
     request: bytes = b""
+    names_channel: bool = True
 
     def of(self, event: Event) -> Once:
         """Return what makes an event be accepted once."""
-        said = (event.channel, event.type, event.key, event.tags, event.urgent, event.write)
+        # What the client said, not what the server made of it: that may be another thing later.
+        channel = event.channel if self.names_channel else None
+        write = event.write and ("removed" if event.write.data is None else "written")
+        said = (channel, event.type, event.key, event.tags, event.urgent, write)
         digest = hashlib.sha256(b"%r" % (said,) + event.data + self.request).digest()
-        return Once(scope=event.user or "", key=self.key, index=self.index, digest=digest)
+        return Once(event.user or "", self.key, self.index, digest, chosen=channel is None)
 
 
 class Publisher:

@@ -8,7 +8,7 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from triocast.documents import Document, Write
+from triocast.documents import ABSENT, Document, Write, at
 from triocast.engines.documents import check_writes
 from triocast.engines.sqlite import SQLiteEngine
 from triocast.errors import IdempotencyConflict, TooManyDocuments, VersionConflict
@@ -18,7 +18,8 @@ TIME = "2026-01-31T12:00:00.123Z"
 
 
 def put(data, key="k", *, channel="a", if_version=None, **fields):
-    write = Write(None if data is None else b"%d" % data, if_version)
+    precondition = None if if_version is None else at(if_version) if if_version else ABSENT
+    write = Write(None if data is None else b"%d" % data, precondition)
     return Event("T", b"null", channel, TIME, key=key, write=write, **fields)
 
 

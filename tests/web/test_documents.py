@@ -1,7 +1,10 @@
 """Documents over REST: who may read and write them, and under which conditions."""
 
 import time
+from functools import partial
 
+import attrs
+import httpx
 import jwt
 import pytest
 import trio
@@ -181,11 +184,11 @@ async def test_a_write_and_its_event_are_one(app, ask, put, events):
         ({"headers": {"Content-Type": "text/plain"}}, 415, "wrong_content_type"),
         ({"headers": {"Idempotency-Key": ""}}, 400, "invalid_event"),
         ({"headers": {"If-Match": "abc"}}, 400, "bad_request"),
-        ({"headers": {"If-Match": '"x.-1"'}}, 400, "bad_request"),
-        ({"headers": {"If-Match": '"x.1", "x.2"'}}, 400, "bad_request"),
-        ({"headers": {"If-Match": '"x.%s"' % ("9" * 19)}}, 400, "bad_request"),
-        ({"headers": {"If-None-Match": '"x.1"'}}, 400, "bad_request"),
-        ({"headers": {"If-None-Match": "*", "If-Match": "*"}}, 400, "bad_request"),
+        ({"headers": {"If-None-Match": "abc"}}, 400, "bad_request"),
+        ({"headers": {"If-Match": '"x.-1"'}}, 412, "version_conflict"),
+        ({"headers": {"If-Match": '"x.1", "x.2"'}}, 412, "version_conflict"),
+        ({"headers": {"If-Match": '"x.%s"' % ("9" * 19)}}, 412, "version_conflict"),
+        ({"headers": {"If-None-Match": "*", "If-Match": "*"}}, 412, "version_conflict"),
     ],
 )
 async def test_a_write_that_is_wrong_changes_nothing(app, put, change, status, code):
@@ -230,8 +233,13 @@ async def test_a_document_is_written_even_while_its_event_is_held_back(ask, put)
         ({"If-Match": "*"}, True),
         ({"If-Match": "{old}"}, False),
         ({"If-Match": '"another-store.2"'}, False),
-        ({"If-Match": "W/{tag}"}, False),
+        ({"If-Match": "W/{tag}"}, True),
+        ({"If-Match": '"x,y", {old}, {tag}'}, True),
         ({"If-None-Match": "*"}, False),
+        ({"If-None-Match": "{tag}"}, False),
+        ({"If-None-Match": "{old}"}, True),
+        ({"If-Match": "{tag}", "If-None-Match": "{old}"}, True),
+        ({"If-Match": "*", "If-None-Match": "{tag}"}, False),
     ],
 )
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
@@ -245,7 +253,7 @@ async def test_a_document_that_is_there_is_changed_if_the_condition_holds(
     if holds:
         assert reply.status_code == 200
     else:
-        assert reply.json()["code"] == "version_conflict"
+        assert refused(reply) == (412, "version_conflict")
         assert (await ask("GET", "k")).content == b"2"
     assert len(await events()) == 2 + holds
 
@@ -270,6 +278,118 @@ async def test_a_document_that_is_gone_is_made_anew_if_the_condition_holds(
     else:
         assert reply.json()["code"] == "version_conflict"
     assert len(await events()) == 2 + holds
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"If-None-Match": "*"}, 304),
+        ({"If-Match": "{tag}"}, 200),
+        ({"If-Match": '"x.1"'}, 412),
+        ({"If-Match": '"x.1"', "If-None-Match": "{tag}"}, 412),
+    ],
+)
+async def test_a_read_keeps_to_its_conditions(ask, put, headers, status):
+    tag = (await put()).headers["etag"]
+    headers = {name: value.format(tag=tag) for name, value in headers.items()}
+    assert (await ask("GET", "k", headers=headers)).status_code == status
+
+
+async def test_a_refused_condition_says_what_is_there(ask, put):
+    await put()
+    message = (await put(headers={"If-Match": '"x.7"'})).json()["message"]
+    assert "version 1" in message
+    assert "there is none" in (await put("z", headers={"If-Match": "*"})).json()["message"]
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def engine_app(request, tmp_path, nursery):
+    """The application on each engine, with its node running."""
+    engine = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'events.db'}"
+    made = create_app(Settings(engine=engine))
+    nursery.start_soon(node_of(made).run)
+    return made
+
+
+@pytest.fixture
+async def on_engine(engine_app):
+    """Send requests to the application on each engine."""
+    transport = httpx.ASGITransport(app=engine_app, client=("127.0.0.1", 1))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+
+        async def ask(method, key="k", *, content=None, **headers):
+            names = {name.replace("_", "-"): value for name, value in headers.items()}
+            names |= {} if content is None else {"Content-Type": "application/json"}
+            query = {"channel": "news", "key": key}
+            return await client.request(method, PATH, params=query, headers=names, content=content)
+
+        yield ask
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+@pytest.mark.parametrize("condition", [{}, {"If_Match": "*"}, {"If_Match": "{tag}"}])
+async def test_a_repeated_write_gets_the_first_answer_whatever_has_become_of_the_document(
+    on_engine, method, condition
+):
+    tag = (await on_engine("PUT", content=b"1")).headers["etag"]
+    headers = {name: value.format(tag=tag) for name, value in condition.items()}
+    content = b"2" if method == "PUT" else None
+    first = await on_engine(method, content=content, Idempotency_Key="once", **headers)
+    assert first.status_code == 200
+    await on_engine("PUT" if method == "DELETE" else "DELETE", content=b"3")
+    again = await on_engine(method, content=content, Idempotency_Key="once", **headers)
+    assert (again.status_code, again.content) == (200, first.content)
+    assert again.headers.get("etag") == first.headers.get("etag")
+
+
+async def test_a_key_used_with_another_condition_is_refused(on_engine):
+    await on_engine("PUT", content=b"1", Idempotency_Key="once")
+    again = await on_engine("PUT", content=b"1", Idempotency_Key="once", If_Match="*")
+    assert refused(again) == (422, "idempotency_conflict")
+
+
+async def test_a_retry_after_a_restore_gets_the_first_answer(tmp_path, engine_app, on_engine):
+    first = await on_engine("PUT", content=b"1", Idempotency_Key="once")
+    engine = node_of(engine_app).engine
+    assert first.headers["etag"] == f'"{engine.head.epoch}.1"'
+    # A restored store has another epoch, and the records of what was published before.
+    engine._head = attrs.evolve(engine.head, epoch="restored")
+    again = await on_engine("PUT", content=b"1", Idempotency_Key="once")
+    assert (again.content, again.headers["etag"]) == (first.content, first.headers["etag"])
+    stale = await on_engine("PUT", content=b"2", If_Match=first.headers["etag"])
+    assert refused(stale) == (412, "version_conflict")
+
+
+async def gather(asks):
+    replies = []
+
+    async def one(ask):
+        replies.append((await ask()).status_code)
+
+    async with trio.open_nursery() as nursery:
+        for ask in asks:
+            nursery.start_soon(one, ask)
+    return replies
+
+
+async def test_writers_that_only_want_the_document_to_be_there_never_fail(on_engine):
+    await on_engine("PUT", content=b"0")
+    writers = [partial(on_engine, "PUT", content=b"%d" % n, If_Match="*") for n in range(60)]
+    assert await gather(writers) == [200] * 60
+
+
+async def test_one_of_many_removals_removes_the_document(engine_app, on_engine):
+    for _ in range(5):
+        await on_engine("PUT", content=b"1")
+        before = node_of(engine_app).engine.head.seq
+        replies = await gather([partial(on_engine, "DELETE")] * 8)
+        assert sorted(replies) == [200] + [404] * 7
+        assert node_of(engine_app).engine.head.seq == before + 1
+
+
+async def test_one_of_many_creations_makes_the_document(on_engine):
+    writers = [partial(on_engine, "PUT", content=b"1", If_None_Match="*")] * 8
+    assert sorted(await gather(writers)) == [200] + [412] * 7
 
 
 async def test_a_write_that_is_sent_again_is_answered_as_the_first(put, events):

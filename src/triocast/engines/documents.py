@@ -54,9 +54,9 @@ def check_writes(
             continue
         place = place_of(event)
         version = versions.get(place, known.get(place, 0))
-        if write.if_version is not None and write.if_version != version:
-            found = f"it is at version {version}" if version else "there is none"
-            raise VersionConflict(f"the document {event.key!r} is not as expected: {found}")
+        mismatch = write.precondition and write.precondition.mismatch(version)
+        if mismatch:
+            raise VersionConflict(f"the document {event.key!r} is not as expected: {mismatch}")
         revision += 1
         is_there, will_be_there = version > 0, write.data is not None
         versions[place] = revision if will_be_there else 0

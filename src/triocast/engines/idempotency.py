@@ -22,18 +22,34 @@ Place = tuple[str, str, int]
 
 @attrs.frozen
 class Record:
-    """What became of an event: its ``seq``, 0 if it was held back, and its document's version."""
+    """What became of an event: its place, ``seq`` 0 if it was held back, its document's version,
+    and how many ``subscribers`` the first answer told of. ``channel`` is set where the server had
+    chosen it.
+    """
 
     digest: bytes
     seq: int
     version: int | None = None
+    epoch: str = ""
+    subscribers: int = 0
+    channel: str | None = None
 
-    def answer(self, event: Event, epoch: str) -> Accepted:
-        """Return what is answered to the one who publishes it again."""
-        event = attrs.evolve(event, write=None, version=self.version)
-        if not self.seq:
-            return Pending(event)
-        return Publication(event, Position(epoch, self.seq), prev=0)
+    @classmethod
+    def of(cls, event: Event, seq: int, epoch: str) -> Record:
+        """Return the record of an event that has been accepted."""
+        once = event.once
+        assert once is not None
+        channel = event.channel if once.chosen else None
+        return cls(once.digest, seq, event.version, epoch, once.subscribers, channel)
+
+    def answer(self, event: Event) -> Accepted:
+        """Return what is answered to a publisher that publishes it again: what it was first."""
+        assert event.once is not None
+        once = attrs.evolve(event.once, subscribers=self.subscribers)
+        channel = self.channel or event.channel
+        event = attrs.evolve(event, write=None, version=self.version, once=once, channel=channel)
+        position = Position(self.epoch, self.seq)
+        return Publication(event, position, prev=0) if self.seq else Pending(event, self.epoch)
 
 
 def place_of(once: Once) -> Place:
@@ -94,10 +110,10 @@ class Records:
         record = self._records.get(place_of(event.once))
         return None if record is None else record[0]
 
-    def add(self, event: Event, seq: int) -> None:
+    def add(self, event: Event, seq: int, epoch: str) -> None:
         """Note what has been accepted."""
         if event.once is not None and self._seconds:
-            record = Record(event.once.digest, seq, event.version)
+            record = Record.of(event, seq, epoch)
             self._records[place_of(event.once)] = (record, time.monotonic())
             if len(self._records) > MOST_RECORDS:
                 del self._records[next(iter(self._records))]

@@ -267,18 +267,18 @@ class MemoryEngine(Engine):
     def _accept_once(self, event: Event, new: list[Publication]) -> Accepted:
         record = self._records.find(event)
         if record is not None:
-            return record.answer(event, self._head.epoch)
+            return record.answer(event)
         if event.write is not None:
             event = self._documents.write(event)
         if self._debounce.active:
             ready = self._debounce.add(event, trio.current_time())
             if not ready:
-                self._records.add(event, 0)
+                self._records.add(event, 0, self._head.epoch)
                 self._held_more.set()
-                return Pending(event)
+                return Pending(event, self._head.epoch)
             new += [self._accept(overtaken) for overtaken in ready[:-1]]
         publication = self._accept(event)
-        self._records.add(event, publication.seq)
+        self._records.add(event, publication.seq, self._head.epoch)
         new.append(publication)
         return publication
 

@@ -105,9 +105,7 @@ class JobQueue(Generic[W]):
         self._room = trio.Event()
         self._closed: str | None = None
 
-    async def do(
-        self, work: W, size: int, *, patience_seconds: float = PATIENCE_SECONDS
-    ) -> Any:
+    async def do(self, work: W, size: int, *, patience_seconds: float = PATIENCE_SECONDS) -> Any:
         """Have work done; return its result, or raise what it raised.
 
         A caller that is cancelled before its job is begun takes it back: then nothing happens.

@@ -232,6 +232,10 @@ class NativeConnection(WebSocketConnection):
             channel = parse_channel(request.channel)
         else:
             channel = next(reversed(self._joined), BROADCAST)
+        once = None
+        if request.idempotency_key is not None:
+            named = request.channel is not None
+            once = Idempotency(request.idempotency_key, names_channel=named)
         return self._publisher.event(
             self.grant,
             channel=channel,
@@ -240,7 +244,7 @@ class NativeConnection(WebSocketConnection):
             key=request.key,
             tags=request.tags,
             exclude=None if request.echo else self.id,
-            once=None if request.idempotency_key is None else Idempotency(request.idempotency_key),
+            once=once,
             urgent=request.urgent,
         )
 

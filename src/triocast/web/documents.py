@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Final
 
+import attrs
 from quart import Blueprint, Response, request
 
 from triocast.auth import Grant
-from triocast.documents import Document, Write
+from triocast.documents import PRESENT, Document, Precondition, Write
 from triocast.errors import (
     BadRequest,
     Forbidden,
@@ -22,10 +23,12 @@ from triocast.errors import (
 )
 from triocast.events import parse_channel, parse_key, parse_tags, parse_type
 from triocast.node import Node
+from triocast.publisher import Idempotency
 from triocast.web.answers import Answer, json_answer
 from triocast.web.body import RequestBody
 from triocast.web.call import Call, Fields
 from triocast.web.current import current_call, current_node, grant_of
+from triocast.web.preconditions import read_precondition, tag_of
 from triocast.web.publish import idempotency_of, place, read_text
 from triocast.web.subscribing import read_limit
 from triocast.wire import cursor, json
@@ -60,9 +63,12 @@ async def read() -> Response:
     document = await node.engine.document(channel, key)
     if document is None:
         raise NotFound(f"{channel} has no document {key!r}")
-    tag = _tag(node, document.version)
-    headers = [("cache-control", "private, no-cache"), ("etag", tag)]
-    if tag in (_strong(each) for each in call.headers.tokens("If-None-Match")):
+    epoch = node.engine.head.epoch
+    headers = [("cache-control", "private, no-cache"), ("etag", tag_of(epoch, document.version))]
+    asked = read_precondition(call.headers, epoch) or Precondition()
+    if (mismatch := Precondition(match=asked.match).mismatch(document.version)) is not None:
+        raise VersionConflict(f"the document {key!r} is not as expected: {mismatch}")
+    if asked.mismatch(document.version) is not None:
         return Answer(304, headers).as_response()
     headers.append(("content-type", "application/json"))
     return Answer(200, headers, document.data).as_response()
@@ -73,8 +79,8 @@ async def write() -> Response:
     """Make the body the document's data; the event in its channel has the same data.
 
     Query: ``type`` and ``tag`` (repeatable) of the event, and ``urgent=1`` for one that is not held
-    back. ``If-Match`` names the version that is replaced, ``If-None-Match: *`` says that there is
-    none. Raises VersionConflict if that is not so.
+    back. ``If-Match`` and ``If-None-Match`` say what has to be there. Raises VersionConflict if it
+    is not.
     """
     node, call = current_node(), current_call()
     grant = grant_of(node, call)
@@ -86,7 +92,7 @@ async def write() -> Response:
     text = await read_text(body, node.settings.handshake_seconds)
     json.check(text, max_depth=node.settings.max_json_depth)
     data = json.compact(json.decode(json.RAW, text))
-    expected = await _read_expected(node, call, channel, key)
+    expected = read_precondition(call.headers, node.engine.head.epoch)
     return await _publish(node, call, grant, channel, key, CHANGED, data, Write(data, expected))
 
 
@@ -94,15 +100,20 @@ async def write() -> Response:
 async def remove() -> Response:
     """Remove a document; the event in its channel has ``null`` as its data.
 
-    Query and ``If-Match`` as for writing. Raises NotFound if there is none.
+    Query and conditions as for writing. Raises NotFound if there is none, VersionConflict if a
+    condition is not true.
     """
     node, call = current_node(), current_call()
     grant = grant_of(node, call)
     channel, key = _read_channel(call.query), _read_key(call.query)
-    expected = await _read_expected(node, call, channel, key)
-    if grant.may_publish(channel) and await node.engine.document(channel, key) is None:
-        raise NotFound(f"{channel} has no document {key!r}")
-    return await _publish(node, call, grant, channel, key, REMOVED, b"null", Write(None, expected))
+    expected = read_precondition(call.headers, node.engine.head.epoch)
+    write = Write(None, expected or PRESENT)
+    try:
+        return await _publish(node, call, grant, channel, key, REMOVED, b"null", write)
+    except VersionConflict:
+        if expected is not None:
+            raise
+        raise NotFound(f"{channel} has no document {key!r}") from None
 
 
 async def _publish(
@@ -122,7 +133,7 @@ async def _publish(
         data=data,
         key=key,
         tags=parse_tags(call.query.all("tag")),
-        once=idempotency_of(call),
+        once=_idempotency(call),
         write=write,
         urgent=call.query.get("urgent") == "1",
     )
@@ -131,8 +142,17 @@ async def _publish(
     assert version is not None
     answer = json_answer({**place(accepted), "key": key, "version": version})
     if write.data is not None:
-        answer.headers.append(("etag", _tag(node, version)))
+        answer.headers.append(("etag", tag_of(accepted.epoch, version)))
     return answer.as_response()
+
+
+def _idempotency(call: Call) -> Idempotency | None:
+    """Return what the request says of being sent again; its conditions are part of what it says."""
+    once = idempotency_of(call)
+    if once is None:
+        return None
+    conditions = [call.headers.all(name) for name in ("If-Match", "If-None-Match")]
+    return attrs.evolve(once, request=b"%r" % conditions if any(conditions) else b"")
 
 
 async def _list(node: Node, channel: str, query: Fields) -> Response:
@@ -158,40 +178,6 @@ def _listed(document: Document) -> bytes:
     if document.user is not None:
         about["user"] = document.user
     return b'%s,"data":%s}' % (json.encode(about)[:-1], document.data)
-
-
-async def _read_expected(node: Node, call: Call, channel: str, key: str) -> int | None:
-    """Return what version the document has to be at. Raises BadRequest, VersionConflict."""
-    match = call.headers.tokens("If-Match")
-    none = call.headers.tokens("If-None-Match")
-    if not match and not none:
-        return None
-    if none:
-        if match or none != ["*"]:
-            raise BadRequest("say If-Match with one version, or If-None-Match: *")
-        return 0
-    if match == ["*"]:
-        document = await node.engine.document(channel, key)
-        if document is None:
-            raise VersionConflict(f"the document {key!r} is not there")
-        return document.version
-    if len(match) > 1:
-        raise BadRequest("If-Match names one version")
-    epoch, _, version = match[0].strip('"').rpartition(".")
-    if not (version.isascii() and version.isdecimal() and len(version) < 19):
-        raise BadRequest("If-Match is the ETag that came with the document")
-    if epoch != node.engine.head.epoch:
-        raise VersionConflict(f"the version of {key!r} is of another store; read it again")
-    return int(version)
-
-
-def _tag(node: Node, version: int) -> str:
-    # With the epoch, as a store that was put back gives versions again.
-    return f'"{node.engine.head.epoch}.{version}"'
-
-
-def _strong(tag: str) -> str:
-    return tag.removeprefix("W/")
 
 
 def _read_channel(query: Fields) -> str:

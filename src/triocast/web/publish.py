@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
+import attrs
 import msgspec
 import trio
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -123,10 +124,9 @@ async def _publish(
     json.check(text, max_depth=node.settings.max_json_depth)
     if text.lstrip()[:1] != b"[":
         event = _event(node, grant, json.decode(one, text), idempotency_of(call))
-        subscribers = node.hub.count(event.channel)
-        (accepted,) = await node.publisher.publish([event])
+        (answer,) = await _publish_counted(node, [event])
         await node.hub.take_turn()  # The reply can wait; those who listen should not.
-        return json_answer({**place(accepted), "subscribers": subscribers})
+        return json_answer(answer)
     messages = json.decode(many, text)
     if len(messages) > MOST_EVENTS:
         raise TooLarge(f"an array has at most {MOST_EVENTS} events; send NDJSON for more")
@@ -138,17 +138,25 @@ async def _publish(
             events.append(_event(node, grant, message, once))
         except BadRequest as error:
             raise type(error)(f"event {index}: {error.message}") from None
+    positions = await _publish_counted(node, events) if events else []
+    return json_answer({"published": len(positions), "positions": positions})
+
+
+async def _publish_counted(node: Node, events: list[Event]) -> list[dict[str, object]]:
+    """Publish events; return where each stands, and how many subscribers its channel had."""
     counts = [node.hub.count(event.channel) for event in events]
-    published = await node.publisher.publish(events) if events else ()
-    return json_answer(
-        {
-            "published": len(published),
-            "positions": [
-                {**place(accepted), "subscribers": count}
-                for accepted, count in zip(published, counts, strict=True)
-            ],
-        }
-    )
+    counted = [
+        event
+        if event.once is None
+        else attrs.evolve(event, once=attrs.evolve(event.once, subscribers=count))
+        for event, count in zip(events, counts, strict=True)
+    ]
+    answers = []
+    for accepted, count in zip(await node.publisher.publish(counted), counts, strict=True):
+        once = accepted.event.once  # With what it was recorded with, if it came before.
+        subscribers = count if once is None else once.subscribers
+        answers.append({**place(accepted), "subscribers": subscribers})
+    return answers
 
 
 ENDPOINTS: Final[Mapping[str, Endpoint]] = {

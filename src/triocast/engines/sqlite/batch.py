@@ -103,16 +103,16 @@ class Batch:
         if event.once is not None:
             record = self._known.records.get(place_of(event.once))
             if record is not None:
-                return record.answer(event, self._epoch)
+                return record.answer(event)
         if event.write is not None:
             event = self._write(event)
         ready = self._debounce.add(event, self._now) if self._debounce.active else (event,)
-        accepted: Accepted = Pending(event)
+        accepted: Accepted = Pending(event, self._epoch)
         for each in ready:
             accepted = self._accept(each)
         if event.once is not None and self._keep_records:
             seq = accepted.seq if isinstance(accepted, Publication) else 0
-            record = Record(event.once.digest, seq, event.version)
+            record = Record.of(event, seq, self._epoch)
             self._known.records[place_of(event.once)] = record
             self._records.append(record_of(event.once, record))
         return accepted

@@ -77,7 +77,19 @@ def _add_documents(db: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (_create, _add_documents)
+def _keep_first_answers(db: sqlite3.Connection) -> None:
+    """Keep with an idempotency record all that the first answer said."""
+    db.execute("ALTER TABLE published ADD COLUMN epoch TEXT NOT NULL DEFAULT ''")
+    db.execute("ALTER TABLE published ADD COLUMN subscribers INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE published ADD COLUMN channel TEXT")
+    db.execute("UPDATE published SET epoch = (SELECT value FROM meta WHERE name = 'epoch')")
+
+
+MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (
+    _create,
+    _add_documents,
+    _keep_first_answers,
+)
 """What makes the schema of version n out of that of version n - 1."""
 
 

@@ -79,7 +79,7 @@ def append(db: sqlite3.Connection, changes: Changes) -> None:
             )
         db.executemany(_INSERT, changes.rows)
         if changes.records:
-            query = "INSERT OR REPLACE INTO published VALUES (?, ?, ?, ?, ?, ?, ?)"
+            query = "INSERT OR REPLACE INTO published VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             db.executemany(query, changes.records)
         if changes.documents:
             _write_documents(db, changes.documents)
@@ -132,7 +132,10 @@ def load_held(db: sqlite3.Connection) -> list[tuple[int, Event]]:
 def record_of(once: Once, record: Record) -> Row:
     """Return an idempotency record as its table has it."""
     at = math.ceil(time.time())  # Whole seconds, rounded so that no record expires too soon.
-    return (once.scope, once.key, once.index, record.digest, record.seq, at, record.version)
+    return (
+        once.scope, once.key, once.index, record.digest, record.seq, at, record.version,
+        record.epoch, record.subscribers, record.channel,
+    )  # fmt: skip
 
 
 @attrs.frozen
@@ -158,7 +161,7 @@ def find_known(
 ) -> None:
     """Fill in what was published under keys, if not too long ago, and documents' versions."""
     query = (
-        "SELECT digest, seq, version FROM published"
+        "SELECT digest, seq, version, epoch, subscribers, channel FROM published"
         " WHERE scope = ? AND key = ? AND number = ? AND at >= ?"
     )
     oldest = time.time() - seconds
