@@ -3,10 +3,10 @@
 import attrs
 import pytest
 
-from triocast.documents import Document, Write
+from triocast.documents import ABSENT, Document, Write, at
 
 DOCUMENT = Document("flags:web", "dark-mode", 3, b"true", "2026-01-01T00:00:00.000Z", "ann")
-WRITE = Write(b"true", if_version=3)
+WRITE = Write(b"true", at(3))
 
 
 @pytest.mark.parametrize("value", [DOCUMENT, WRITE])
@@ -22,8 +22,8 @@ def test_a_document_that_differs_in_anything_is_another_one(change):
 
 
 def test_a_write_without_a_condition_is_not_one_that_must_create_the_document():
-    assert Write(b"1").if_version is None
-    assert Write(b"1") != Write(b"1", if_version=0)
+    assert Write(b"1").precondition is None
+    assert Write(b"1") != Write(b"1", ABSENT)
 
 
 def test_a_removal_is_not_a_write_of_nothing():

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from triocast.documents import ABSENT, Document, Write, at
-from triocast.engines.documents import check_writes
+from triocast.engines.documents import DOCUMENT_OVERHEAD, Standing, check_writes
 from triocast.engines.sqlite import SQLiteEngine
+from triocast.engines.usage import Bounds, Usage
 from triocast.errors import IdempotencyConflict, TooManyDocuments, VersionConflict
 from triocast.events import Event, Once, Publication
 
@@ -160,7 +161,7 @@ async def test_channels_that_have_some_are_found(engine):
 
 
 async def test_there_are_so_many_at_the_most(open_engine):
-    async with open_engine(max_documents=2) as engine:
+    async with open_engine(bounds=Bounds(documents=2)) as engine:
         await engine.publish([put(1), put(1, "l")])
         with pytest.raises(TooManyDocuments):
             await engine.publish([put(1, "m")])
@@ -173,6 +174,29 @@ async def test_there_are_so_many_at_the_most(open_engine):
         await engine.publish([put(None), put(1, "n")])
 
 
+async def test_they_have_so_many_bytes_at_the_most(open_engine):
+    size = len("ak1") + DOCUMENT_OVERHEAD
+    async with open_engine(bounds=Bounds(document_bytes=2 * size)) as engine:
+        await engine.publish([put(1), put(1, "l")])
+        for refused in (put(1, "m"), put(10)):
+            with pytest.raises(TooManyDocuments):
+                await engine.publish([refused])
+        assert engine.usage.document_bytes == 2 * size
+        await engine.publish([put(None, "l"), put(1, "m"), put(2)])
+        assert (engine.usage.documents, engine.usage.document_bytes) == (2, 2 * size)
+
+
+async def test_neither_documents_nor_records_cost_an_event_its_place(open_engine):
+    async with open_engine(history_bytes=20_000) as engine:
+        await engine.publish([Event("T", b"1", "a", TIME)])
+        for number in range(100):
+            once = Once("ann", f"{number}", 0, b"1")
+            await engine.publish([put(10**200, f"{number}", channel="$conn:x", once=once)])
+        await engine.trim()
+        assert [p.seq for p in (await engine.history(["a"], after=0, limit=9)).publications] == [1]
+        assert (engine.usage.events, engine.usage.records) == (1, 100)
+
+
 @pytest.mark.parametrize(
     ("writes", "fit"),
     [
@@ -183,11 +207,12 @@ async def test_there_are_so_many_at_the_most(open_engine):
         ([(1, "n")], False),
     ],
 )
-def test_documents_above_the_bound_can_still_be_changed_and_removed(writes, fit):
-    """There are too many after a restart with a lower bound."""
-    known = {("a", "k"): 1, ("a", "l"): 2, ("a", "m"): 3}
+def test_where_there_are_too_many_they_can_still_be_changed_and_removed(writes, fit):
+    """As there are after a restart with a lower bound."""
+    known = {("a", key): Standing(version, 1) for version, key in enumerate("klm", 1)}
+    usage, bounds = Usage(documents=3), Bounds(documents=1)
     with nullcontext() if fit else pytest.raises(TooManyDocuments):
-        check_writes([put(*write) for write in writes], known, revision=3, room=-2)
+        check_writes([put(*write) for write in writes], known, 3, usage, bounds)
 
 
 async def test_they_stay_when_events_are_forgotten(engine):
@@ -198,7 +223,7 @@ async def test_they_stay_when_events_are_forgotten(engine):
 
 async def test_they_are_there_after_a_restart(tmp_path):
     def make():
-        bounds = {"history_events": 1, "history_bytes": 100_000, "max_documents": 2}
+        bounds = {"history_events": 1, "history_bytes": 100_000, "bounds": Bounds(documents=2)}
         return SQLiteEngine(tmp_path / "events.db", durable=False, **bounds)
 
     async def use(function):

@@ -7,9 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triocast.documents import Write
-from triocast.engines import idempotency
-from triocast.engines.idempotency import Record, Records, check_batch, fresh, place_of
+from triocast.documents import Write, at
+from triocast.engines.idempotency import (
+    RECORD_OVERHEAD,
+    Record,
+    Records,
+    check_batch,
+    fresh,
+    place_of,
+)
+from triocast.engines.usage import Bounds, Usage
 from triocast.errors import IdempotencyConflict
 from triocast.events import Event, Once, Pending, Position, Publication
 
@@ -28,15 +35,15 @@ def test_an_event_is_recorded_by_publisher_key_and_index():
 
 
 class TestAnswer:
-    def test_it_has_the_first_position_and_version(self):
-        again = attrs.evolve(event("k"), key="d", write=Write(b"1", if_version=3))
-        answer = Record(b"1", seq=7, version=4).answer(again, "e")
+    def test_it_is_the_first_position_and_version(self):
+        again = attrs.evolve(event("k"), key="d", write=Write(b"1", at(3)))
+        answer = Record(b"1", seq=7, version=4, epoch="e").answer(again)
         assert isinstance(answer, Publication)
         assert (answer.position, answer.event.version) == (Position("e", 7), 4)
         assert answer.event.write is None
 
-    def test_a_held_event_is_pending_again(self):
-        answer = Record(b"1", seq=0, version=4).answer(event("k"), "e")
+    def test_what_was_held_back_is_pending_again(self):
+        answer = Record(b"1", seq=0, version=4).answer(event("k"))
         assert isinstance(answer, Pending)
         assert answer.event.version == 4
 
@@ -78,41 +85,47 @@ def clock(monkeypatch):
 
 
 class TestRecords:
-    def test_an_accepted_event_is_known(self, clock):
-        records = Records(seconds=60)
-        records.add(attrs.evolve(event("k"), version=4), 7)
-        records.add(event(), 8)
+    def test_what_was_accepted_is_known(self, clock):
+        records = Records(seconds=60, bounds=Bounds())
+        records.add(attrs.evolve(event("k"), version=4), 7, "e")
+        records.add(event(), 8, "e")
         again = event("k", b"2")
-        assert records.find(again) == Record(b"1", 7, 4)
+        assert records.find(again) == Record(b"1", 7, 4, "e")
         assert records.digests([again, event("l"), event()]) == {place("k"): b"1"}
         assert records.find(event("k", scope="bob")) is None
         assert records.find(event()) is None
 
-    def test_a_record_expires_after_its_time(self, clock):
-        records = Records(seconds=60)
+    def test_it_is_known_for_its_time(self, clock):
+        records = Records(seconds=60, bounds=Bounds())
         for key in "kl":
-            records.add(event(key), 1)
+            records.add(event(key), 1, "e")
             clock[0] += 30
         asked = [event("k"), event("l")]
         assert records.digests(asked) == {place("k"): b"1", place("l"): b"1"}
         clock[0] += 0.5
         assert records.digests(asked) == {place("l"): b"1"}
         assert records.find(asked[0]) is None
-        records.add(asked[0], 2)
-        assert records.find(asked[0]) == Record(b"1", 2)
+        records.add(asked[0], 2, "e")
+        assert records.find(asked[0]) == Record(b"1", 2, None, "e")
 
-    def test_nothing_is_known_if_idempotency_is_off(self, clock):
-        records = Records(seconds=0)
-        records.add(event("k"), 1)
+    def test_nothing_is_known_where_it_is_off(self, clock):
+        records = Records(seconds=0, bounds=Bounds())
+        records.add(event("k"), 1, "e")
         assert records.digests([event("k")]) == {}
         assert records.find(event("k")) is None
 
-    def test_at_the_bound_the_oldest_records_go(self, clock, monkeypatch):
-        monkeypatch.setattr(idempotency, "MOST_RECORDS", 3)
-        records = Records(seconds=60)
+    @pytest.mark.parametrize(
+        "bounds", [Bounds(records=3), Bounds(record_bytes=3 * (4 + RECORD_OVERHEAD))]
+    )
+    def test_beyond_a_bound_the_oldest_go(self, clock, bounds):
+        records = Records(seconds=60, bounds=bounds)
         for key in "abcde":
-            records.add(event(key), 1)
+            records.add(event(key), 1, "e")
         assert [key for key in "abcde" if records.find(event(key))] == ["c", "d", "e"]
+        assert records.usage == Usage(records=3, record_bytes=3 * (4 + RECORD_OVERHEAD))
+        clock[0] += 61
+        records.digests([])
+        assert records.usage == Usage()
 
 
 steps = st.lists(
@@ -126,7 +139,7 @@ def test_each_key_is_accepted_once_per_window(steps):
     accepted: dict[str, tuple[float, bytes]] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "monotonic", lambda: now)
-        records = Records(seconds=60)
+        records = Records(seconds=60, bounds=Bounds())
         for seq, (key, digest, wait) in enumerate(steps, 1):
             now += wait
             asked = event(key, digest)
@@ -140,5 +153,5 @@ def test_each_key_is_accepted_once_per_window(steps):
             check_batch([asked], known)
             assert bool(fresh([asked], known)) is not is_known
             if not is_known:
-                records.add(asked, seq)
+                records.add(asked, seq, "e")
                 accepted[key] = (now, digest)

@@ -8,9 +8,10 @@ from triocast.engines.base import Documents, Engine, History, Outlet
 from triocast.engines.debounce import Debounce
 from triocast.engines.memory import MemoryEngine
 from triocast.engines.retention import Keep
+from triocast.engines.usage import Bounds, Usage
 from triocast.settings import Problem, Settings, SettingsError
 
-__all__ = ["Documents", "Engine", "History", "MemoryEngine", "Outlet", "open_engine"]
+__all__ = ["Documents", "Engine", "History", "MemoryEngine", "Outlet", "Usage", "open_engine"]
 
 
 def open_engine(settings: Settings, *, epoch: str) -> Engine:
@@ -36,6 +37,12 @@ def open_engine(settings: Settings, *, epoch: str) -> Engine:
             if options.debounce_ms is not None
         },
     )
+    bounds = Bounds(
+        documents=settings.max_documents,
+        document_bytes=settings.documents_bytes,
+        records=settings.idempotency_records,
+        record_bytes=settings.idempotency_bytes,
+    )
     if scheme == "sqlite":
         # Only here: who keeps events in memory need not load it.
         from triocast.engines.sqlite import CannotOpen, SQLiteEngine
@@ -49,7 +56,7 @@ def open_engine(settings: Settings, *, epoch: str) -> Engine:
                 namespaces=namespaces,
                 idempotency_seconds=settings.idempotency_seconds,
                 debounce=debounce,
-                max_documents=settings.max_documents,
+                bounds=bounds,
                 durable=settings.durability == "power",
             )
         except CannotOpen as error:
@@ -62,5 +69,5 @@ def open_engine(settings: Settings, *, epoch: str) -> Engine:
         namespaces=namespaces,
         idempotency_seconds=settings.idempotency_seconds,
         debounce=debounce,
-        max_documents=settings.max_documents,
+        bounds=bounds,
     )

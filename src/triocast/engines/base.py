@@ -36,6 +36,7 @@ import attrs
 import trio
 
 from triocast.documents import Document
+from triocast.engines.usage import Usage
 from triocast.events import Accepted, Event, Position, Publication
 
 
@@ -102,6 +103,11 @@ class Engine(ABC):
     @abstractmethod
     def merged(self) -> int:
         """How many events were held back and then dropped for a later one, since the start."""
+
+    @property
+    @abstractmethod
+    def usage(self) -> Usage:
+        """What is kept now. Each kind has bounds of its own, and none evicts another."""
 
     async def run(self) -> None:
         """Do the engine's work until cancelled. Events are accepted only while this runs."""

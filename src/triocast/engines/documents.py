@@ -9,6 +9,7 @@ from typing import Final
 import attrs
 
 from triocast.documents import Document
+from triocast.engines.usage import Bounds, Usage
 from triocast.errors import TooManyDocuments, VersionConflict
 from triocast.events import Event
 
@@ -38,33 +39,64 @@ def cut(documents: Iterable[Document], *, limit: int, limit_bytes: int) -> Page:
     return tuple(chosen), True
 
 
+@attrs.frozen
+class Standing:
+    """What an engine has of a document: its version, 0 if there is none, and its size in bytes."""
+
+    version: int = 0
+    size: int = 0
+
+
+NOTHING: Final = Standing()
+
+
+def size_of(place: Place, data: bytes) -> int:
+    """Return how many bytes a document counts."""
+    channel, key = place
+    return len(data) + len(channel) + len(key) + DOCUMENT_OVERHEAD
+
+
+def is_counted(channel: str) -> bool:
+    """Say whether a channel's documents count against the bounds: not so the server's own."""
+    return not channel.startswith("$")
+
+
 def check_writes(
-    events: Iterable[Event], known: Mapping[Place, int], revision: int, room: int
+    events: Iterable[Event],
+    known: Mapping[Place, Standing],
+    revision: int,
+    usage: Usage,
+    bounds: Bounds,
 ) -> None:
     """Say whether all of the events can write their documents, one after the other.
 
-    ``known`` are the versions that documents have, ``revision`` the last one given, and ``room``
-    how many more documents there may be. If that is negative, documents can still be changed and
-    removed. Raises VersionConflict, TooManyDocuments.
+    ``known`` are the documents that are there, ``revision`` is the last version given. Where there
+    are more than ``bounds`` allow, documents can still be made smaller and removed. Raises
+    VersionConflict, TooManyDocuments.
     """
-    versions: dict[Place, int] = {}
+    changed: dict[Place, Standing] = {}
+    count, size = usage.documents, usage.document_bytes
     for event in events:
         write = event.write
         if write is None:
             continue
         place = place_of(event)
-        version = versions.get(place, known.get(place, 0))
-        mismatch = write.precondition and write.precondition.mismatch(version)
+        before = changed.get(place, known.get(place, NOTHING))
+        mismatch = write.precondition and write.precondition.mismatch(before.version)
         if mismatch:
             raise VersionConflict(f"the document {event.key!r} is not as expected: {mismatch}")
         revision += 1
-        is_there, will_be_there = version > 0, write.data is not None
-        versions[place] = revision if will_be_there else 0
-        if not event.channel.startswith("$"):  # The server's own have bounds of their own.
-            added = will_be_there - is_there
-            room -= added
-            if room < 0 < added:
-                raise TooManyDocuments("there are as many documents as max_documents allows")
+        after = NOTHING if write.data is None else Standing(revision, size_of(place, write.data))
+        changed[place] = after
+        if not is_counted(event.channel):
+            continue
+        added, grown = bool(after.version) - bool(before.version), after.size - before.size
+        count += added
+        size += grown
+        if count > bounds.documents and added > 0:
+            raise TooManyDocuments("there are as many documents as max_documents allows")
+        if size > bounds.document_bytes and grown > 0:
+            raise TooManyDocuments("documents take as many bytes as documents_bytes allows")
 
 
 def apply_write(event: Event, version: int) -> tuple[Event, Document | None]:
@@ -79,20 +111,23 @@ def apply_write(event: Event, version: int) -> tuple[Event, Document | None]:
 
 
 class DocumentTable:
-    """Documents in memory, by channel and key."""
+    """Documents in memory, by channel and key. `usage` is what those that count take."""
 
     def __init__(self) -> None:
         self.revision = 0
-        self.count = 0
-        """How many there are, without those in the server's own channels."""
+        self.usage = Usage()
         self._channels: dict[str, dict[str, Document]] = {}
         self._keys: dict[str, list[str]] = {}  # In their order, for those that were listed.
 
-    def versions(self, events: Iterable[Event]) -> dict[Place, int]:
-        """Return the versions of the documents that events write."""
+    def standings(self, events: Iterable[Event]) -> dict[Place, Standing]:
+        """Return what is there of the documents that events write."""
         places = (place_of(event) for event in events if event.write is not None)
         found = ((place, self.get(*place)) for place in places)
-        return {place: document.version for place, document in found if document is not None}
+        return {
+            place: Standing(document.version, size_of(place, document.data))
+            for place, document in found
+            if document is not None
+        }
 
     def get(self, channel: str, key: str) -> Document | None:
         return self._channels.get(channel, {}).get(key)
@@ -114,17 +149,20 @@ class DocumentTable:
         """Do what an event that was checked does; return it with its version."""
         self.revision += 1
         event, document = apply_write(event, self.revision)
-        channel, key = place_of(event)
-        counted = not channel.startswith("$")
+        place = channel, key = place_of(event)
         documents = self._channels.setdefault(channel, {})
-        if (key in documents) == (document is None):
+        before = documents.get(key)
+        if (before is None) == (document is not None):
             self._keys.pop(channel, None)
-        self.count -= counted and key in documents
         if document is None:
             documents.pop(key, None)
             if not documents:
                 del self._channels[channel]
         else:
             documents[key] = document
-            self.count += counted
+        if is_counted(channel):
+            for sign, each in ((-1, before), (1, document)):
+                if each is not None:
+                    size = sign * size_of(place, each.data)
+                    self.usage += Usage(documents=sign, document_bytes=size)
         return event

@@ -10,11 +10,12 @@ from typing import Final
 
 import attrs
 
+from triocast.engines.usage import Bounds, Usage
 from triocast.errors import IdempotencyConflict
 from triocast.events import Accepted, Event, Once, Pending, Position, Publication
 
-MOST_RECORDS: Final = 50_000
-"""Records kept in memory; beyond it the oldest go before their time."""
+RECORD_OVERHEAD: Final = 200
+"""Bytes that a record counts beyond its scope and key."""
 
 Place = tuple[str, str, int]
 """A publisher's scope, its key, and which event under that key."""
@@ -57,6 +58,12 @@ def place_of(once: Once) -> Place:
     return (once.scope, once.key, once.index)
 
 
+def size_of(place: Place) -> int:
+    """Return how many bytes the record of an event counts."""
+    scope, key, _ = place
+    return len(scope) + len(key) + RECORD_OVERHEAD
+
+
 def check_batch(events: Iterable[Event], known: Mapping[Place, bytes]) -> dict[Place, bytes]:
     """Return the digests of these events by their keys.
 
@@ -90,10 +97,12 @@ def fresh(events: Iterable[Event], known: Container[Place]) -> list[Event]:
 
 
 class Records:
-    """What became of the events under each key, for a time. Bounded by `MOST_RECORDS`."""
+    """What became of the events under each key, for a time. At the bounds, the oldest go."""
 
-    def __init__(self, *, seconds: float) -> None:
+    def __init__(self, *, seconds: float, bounds: Bounds) -> None:
         self._seconds = seconds
+        self._bounds = bounds
+        self.usage = Usage()
         # In the order in which they were made, so that the oldest comes first.
         self._records: dict[Place, tuple[Record, float]] = {}
 
@@ -115,8 +124,12 @@ class Records:
         if event.once is not None and self._seconds:
             record = Record.of(event, seq, epoch)
             self._records[place_of(event.once)] = (record, time.monotonic())
-            if len(self._records) > MOST_RECORDS:
-                del self._records[next(iter(self._records))]
+            self.usage += Usage(records=1, record_bytes=size_of(place_of(event.once)))
+            while (
+                self.usage.records > self._bounds.records
+                or self.usage.record_bytes > self._bounds.record_bytes
+            ):
+                self._remove(next(iter(self._records)))
 
     def _forget_old(self) -> None:
         oldest = time.monotonic() - self._seconds
@@ -124,4 +137,8 @@ class Records:
             place = next(iter(self._records))
             if self._records[place][1] >= oldest:
                 return
-            del self._records[place]
+            self._remove(place)
+
+    def _remove(self, place: Place) -> None:
+        del self._records[place]
+        self.usage += Usage(records=-1, record_bytes=-size_of(place))

@@ -22,6 +22,7 @@ from triocast.engines.debounce import Debounce
 from triocast.engines.documents import DocumentTable, check_writes, cut
 from triocast.engines.idempotency import Records, check_batch, fresh
 from triocast.engines.retention import Keep, Retention
+from triocast.engines.usage import Bounds, Usage
 from triocast.events import (
     Accepted,
     Event,
@@ -83,16 +84,16 @@ class MemoryEngine(Engine):
         namespaces: Mapping[str, Keep] | None = None,
         idempotency_seconds: float = 86_400,
         debounce: Debounce | None = None,
-        max_documents: int = 100_000,
+        bounds: Bounds | None = None,
     ) -> None:
         self._head = Position(epoch, 0)
         self._retention = Retention(Keep(history_events, history_seconds), namespaces)
         self._history_bytes = history_bytes
-        self._records = Records(seconds=idempotency_seconds)
+        self._bounds = Bounds() if bounds is None else bounds
+        self._records = Records(seconds=idempotency_seconds, bounds=self._bounds)
         self._debounce = Debounce() if debounce is None else debounce
         self._held_more = trio.Event()
         self._documents = DocumentTable()
-        self._max_documents = max_documents
         self._outlets: list[Outlet] = []
         self._rings: dict[str, _Ring] = {}
         self._namespace_floors: dict[str, int] = {}
@@ -116,6 +117,11 @@ class MemoryEngine(Engine):
     @property
     def merged(self) -> int:
         return self._debounce.merged
+
+    @property
+    def usage(self) -> Usage:
+        history = Usage(events=self._kept, event_bytes=self._bytes)
+        return history + self._documents.usage + self._records.usage
 
     def attach(self, outlet: Outlet) -> None:
         self._outlets.append(outlet)
@@ -261,8 +267,8 @@ class MemoryEngine(Engine):
         if any(event.write is not None for event in events):
             table = self._documents
             writers = fresh(events, digests)
-            room = self._max_documents - table.count
-            check_writes(writers, table.versions(writers), table.revision, room)
+            known = table.standings(writers)
+            check_writes(writers, known, table.revision, table.usage, self._bounds)
 
     def _accept_once(self, event: Event, new: list[Publication]) -> Accepted:
         record = self._records.find(event)

@@ -175,8 +175,8 @@ class Settings:
     history_bytes: int = _setting(
         67_108_864,
         INTEGER,
-        "Bytes of events kept for resuming, all channels together; with sqlite those in use in"
-        " the file.",
+        "Bytes of events kept for resuming, all channels together; each event counts its data and"
+        " some hundred bytes.",
         check=between(0),
     )
     history_seconds: float = _setting(
@@ -222,11 +222,26 @@ class Settings:
     max_documents: int = _setting(
         100_000, INTEGER, "Most documents, all channels together.", check=between(0)
     )
+    documents_bytes: int = _setting(
+        67_108_864, INTEGER, "Bytes of documents, all channels together.", check=between(0)
+    )
     idempotency_seconds: float = _setting(
         86_400.0,
         SECONDS,
         "Seconds in which an event with the same idempotency key is not published again; 0 is off.",
         check=age_or_zero,
+    )
+    idempotency_records: int = _setting(
+        500_000,
+        INTEGER,
+        "Most idempotency keys that are remembered; beyond it the oldest are forgotten.",
+        check=between(0),
+    )
+    idempotency_bytes: int = _setting(
+        67_108_864,
+        INTEGER,
+        "Bytes of idempotency keys that are remembered; beyond it the oldest are forgotten.",
+        check=between(0),
     )
     durability: str = _setting(
         "power",

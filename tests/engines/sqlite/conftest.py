@@ -12,6 +12,7 @@ from triocast.engines.sqlite.batch import Batch
 from triocast.engines.sqlite.channels import Channels
 from triocast.engines.sqlite.file import open_file
 from triocast.engines.sqlite.store import Known
+from triocast.engines.usage import Bounds
 from triocast.events import Position
 
 
@@ -59,9 +60,9 @@ class Tables:
         batch = Batch(
             self.channels,
             Debounce(),
-            Known(self.revision, 0),
+            Known(self.revision, store.load_usage(self.db)),
             head=self.head,
-            max_documents=10**6,
+            bounds=Bounds(),
             keep_records=True,
             now=0.0,
         )

@@ -3,14 +3,16 @@
 import attrs
 import pytest
 
-from triocast.documents import Document, Write
+from triocast.documents import ABSENT, Document, Write, at
 from triocast.engines.debounce import Debounce
-from triocast.engines.idempotency import Record
+from triocast.engines.documents import DOCUMENT_OVERHEAD, Standing
+from triocast.engines.idempotency import RECORD_OVERHEAD, Record
 from triocast.engines.retention import Keep, Retention
 from triocast.engines.sqlite.batch import Batch
 from triocast.engines.sqlite.channels import Channels
 from triocast.engines.sqlite.rows import ROW_OVERHEAD, Channel, row_of
 from triocast.engines.sqlite.store import Known
+from triocast.engines.usage import Bounds, Usage
 from triocast.errors import IdempotencyConflict, TooManyDocuments, VersionConflict
 from triocast.events import Event, Once, Pending, Position, Publication
 
@@ -22,8 +24,8 @@ def event(channel="a", data=b"1", **fields):
     return Event("T", data, channel, TIME, **fields)
 
 
-def put(key, data=b"1", *, channel="d", if_version=None, **fields):
-    return event(channel, key=key, write=Write(data, if_version), **fields)
+def put(key, data=b"1", *, channel="d", condition=None, **fields):
+    return event(channel, key=key, write=Write(data, condition), **fields)
 
 
 def once(key="k", digest=b"1"):
@@ -44,13 +46,15 @@ def debounce():
 
 @pytest.fixture
 def new_batch(channels, debounce):
-    def new_batch(known=None, *, keep_records=True, max_documents=5, now=100.0):
+    def new_batch(
+        known=None, *, keep_records=True, max_documents=5, document_bytes=10**6, now=100.0
+    ):
         return Batch(
             channels,
             debounce,
-            Known(0, 0) if known is None else known,
+            Known(0, Usage()) if known is None else known,
             head=HEAD,
-            max_documents=max_documents,
+            bounds=Bounds(documents=max_documents, document_bytes=document_bytes),
             keep_records=keep_records,
             now=now,
         )
@@ -113,8 +117,8 @@ class TestPositions:
 
 
 class TestRecords:
-    def test_a_known_key_gets_its_first_answer(self, new_batch):
-        known = Known(0, 0, {("ann", "k", 0): Record(b"1", 3, 2)})
+    def test_what_is_known_is_answered_and_not_accepted(self, new_batch):
+        known = Known(0, Usage(), {("ann", "k", 0): Record(b"1", 3, 2, "e")})
         batch = new_batch(known)
         (answer,) = batch.publish([event(once=once())])
         assert (answer.position, answer.event.version) == (Position("e", 3), 2)
@@ -136,54 +140,87 @@ class TestRecords:
 
 
 class TestDocuments:
-    def test_each_write_gets_a_new_version(self, new_batch):
-        batch = new_batch(Known(7, 1, versions={("d", "k"): 3}))
-        published = batch.publish([put("k", b"2", if_version=3), put("l", user="ann"), put("k")])
+    def test_each_write_has_a_version_of_its_own(self, new_batch):
+        batch = new_batch(
+            Known(7, Usage(documents=1, document_bytes=9), documents={("d", "k"): Standing(3, 9)})
+        )
+        published = batch.publish([put("k", b"2", condition=at(3)), put("l", user="ann"), put("k")])
         assert [p.event.version for p in published] == [8, 9, 10]
         assert {p.event.write for p in published} == {None}
         assert batch.changes.documents == {
             ("d", "k"): Document("d", "k", 10, b"1", TIME),
             ("d", "l"): Document("d", "l", 9, b"1", TIME, "ann"),
         }
-        assert (batch.changes.revision, batch.revision, batch.document_count) == (10, 10, 2)
+        assert (batch.changes.revision, batch.revision, batch.added.documents) == (10, 10, 1)
 
     def test_a_later_write_sees_an_earlier_one(self, new_batch):
         batch = new_batch()
-        batch.publish([put("k", if_version=0)])
+        batch.publish([put("k", condition=ABSENT)])
         with pytest.raises(VersionConflict):
-            batch.publish([put("k", if_version=0)])
-        batch.publish([put("k", None, if_version=1)])
+            batch.publish([put("k", condition=ABSENT)])
+        batch.publish([put("k", None, condition=at(1))])
         assert batch.changes.documents == {("d", "k"): None}
-        assert batch.document_count == 0
-        (again,) = batch.publish([put("k", if_version=0)])
+        assert (batch.added.documents, batch.added.document_bytes) == (0, 0)
+        (again,) = batch.publish([put("k", condition=ABSENT)])
         assert again.event.version == 3
 
     def test_documents_in_the_servers_own_channels_do_not_count(self, new_batch):
         batch = new_batch(max_documents=1)
         batch.publish([put("k", channel="$x:d"), put("l", channel="$x:d"), put("k")])
-        assert batch.document_count == 1
+        assert batch.added.documents == 1
         with pytest.raises(TooManyDocuments):
             batch.publish([put("l")])
+
+
+class TestUsage:
+    def test_each_kind_is_counted_by_itself(self, new_batch):
+        batch = new_batch()
+        batch.publish([event(data=b"12"), event("$conn:x"), event(once=once())])
+        assert batch.added == Usage(
+            events=2, event_bytes=3 + 2 * ROW_OVERHEAD, records=1, record_bytes=4 + RECORD_OVERHEAD
+        )
+        batch.publish([put("k", b"123"), put("k", b"1"), put("l"), put("l", None)])
+        size = len("dk1") + DOCUMENT_OVERHEAD
+        assert (batch.added.documents, batch.added.document_bytes) == (1, size)
+        assert batch.added.events == 6
+
+    def test_a_record_in_place_of_an_old_one_is_no_more(self, new_batch):
+        batch = new_batch(Known(0, Usage(), expired={("ann", "k", 0)}))
+        batch.publish([event(once=once())])
+        assert batch.added.records == 0
+
+    def test_documents_are_bounded_in_bytes(self, new_batch):
+        size = len("dk123") + DOCUMENT_OVERHEAD
+        batch = new_batch(document_bytes=2 * size)
+        batch.publish([put("k", b"123"), put("l", b"123")])
+        for refused in (put("k", b"1234"), put("m", b"")):
+            with pytest.raises(TooManyDocuments, match="documents_bytes"):
+                batch.publish([refused])
+        batch.publish([put("k", b"12"), put("l", b"1234")])
+        batch.publish([put("k", None), put("m", b"1")])
 
 
 @pytest.mark.parametrize(
     ("last", "error"),
     [
-        (put("k", if_version=2), VersionConflict),
+        (put("k", condition=at(2)), VersionConflict),
         (put("l", once=once(digest=b"2")), IdempotencyConflict),
         (put("m"), TooManyDocuments),
     ],
 )
 def test_a_refused_publish_changes_nothing(new_batch, channels, last, error):
     records = {("ann", "k", 0): Record(b"1", 3)}
-    batch = new_batch(Known(1, 1, records, {("d", "k"): 1}), max_documents=2)
+    batch = new_batch(
+        Known(1, Usage(documents=1), records, documents={("d", "k"): Standing(1, 9)}),
+        max_documents=2,
+    )
     before = state(channels)
     with pytest.raises(error):
         batch.publish([event("a"), put("l", once=once("other")), last])
     assert batch.is_empty
     assert state(channels) == before
-    assert (batch.seq, batch.revision, batch.document_count) == (10, 1, 1)
-    (accepted,) = batch.publish([put("l", if_version=0)])
+    assert (batch.seq, batch.revision, batch.added) == (10, 1, Usage())
+    (accepted,) = batch.publish([put("l", condition=ABSENT)])
     assert (accepted.seq, accepted.event.version) == (11, 2)
 
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from triocast.documents import Write
+from triocast.documents import ABSENT, Write
 from triocast.engines.retention import Keep
 from triocast.engines.sqlite import SQLiteEngine, reading, removing, store
 from triocast.engines.sqlite.engine import StoreFailed
@@ -167,7 +167,7 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("fields", "refusal"),
         [
-            ({"key": "k", "write": Write(b"1", if_version=0)}, VersionConflict),
+            ({"key": "k", "write": Write(b"1", ABSENT)}, VersionConflict),
             ({"once": Once("ann", "k", 0, b"%d")}, IdempotencyConflict),
         ],
         ids=["document", "idempotency key"],

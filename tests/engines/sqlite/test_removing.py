@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triocast.clock import timestamp
-from triocast.engines.idempotency import Record
+from triocast.engines.idempotency import RECORD_OVERHEAD, Record
 from triocast.engines.retention import Keep
 from triocast.engines.sqlite import removing, store
 from triocast.engines.sqlite.rows import ROW_OVERHEAD
 from triocast.engines.sqlite.store import Changes, record_of
+from triocast.engines.usage import Bounds, Usage
 from triocast.events import Event, Once
 
 
@@ -110,20 +111,43 @@ def test_old_idempotency_records_are_removed_a_few_at_a_time(tables, small_steps
         onces = [Once("ann", key, 0, b"1") for key in keys]
         records = [record_of(once, Record(b"1", 1)) for once in onces]
         store.append(tables.db, Changes(0, records=records))
-    found = [removing.trim_records(tables.db, seconds=60) for _ in range(3)]
-    assert found == [True, True, False]
+        usage = Usage(records=len(keys), record_bytes=len(keys) * (4 + RECORD_OVERHEAD))
+        store.append(tables.db, Changes(0, usage=usage))
+    found = []
+    for _ in range(3):
+        usage = store.load_usage(tables.db)
+        removed = removing.trim_records(tables.db, seconds=60, usage=usage, bounds=Bounds())
+        found.append(removed.records)
+    assert found == [-3, -1, 0]
     assert tables.db.execute("SELECT key FROM published").fetchall() == [("x",), ("y",)]
+    assert store.load_usage(tables.db) == Usage(records=2, record_bytes=2 * (4 + RECORD_OVERHEAD))
 
 
-def test_removed_events_do_not_count_as_used_bytes(tables):
-    empty = removing.used_bytes(tables.db)
-    tables.publish(*[event(size=1_000)] * 300)
-    full = removing.used_bytes(tables.db)
-    assert full >= empty + 300_000
+@pytest.mark.parametrize(
+    "bounds", [Bounds(records=2), Bounds(record_bytes=2 * (4 + RECORD_OVERHEAD))]
+)
+def test_of_too_many_idempotency_records_the_oldest_go(tables, monkeypatch, bounds):
+    for moment, key in enumerate("abcd", 100):
+        monkeypatch.setattr(time, "time", lambda moment=moment: moment)
+        once = Once("ann", key, 0, b"1")
+        usage = Usage(records=1, record_bytes=4 + RECORD_OVERHEAD)
+        records = [record_of(once, Record(b"1", 1))]
+        store.append(tables.db, Changes(0, records=records, usage=usage))
+    usage = store.load_usage(tables.db)
+    removed = removing.trim_records(tables.db, seconds=60, usage=usage, bounds=bounds)
+    assert removed.records == -2
+    assert tables.db.execute("SELECT key FROM published").fetchall() == [("c",), ("d",)]
+
+
+def test_what_is_removed_is_noted_as_gone(tables, bit):
+    tables.publish(*[event("a"), event("b", 5)] * 5)
     channel = tables.channels.get("a")
-    while removing.trim_up_to(tables.db, channel, channel.last):
-        pass
-    assert removing.used_bytes(tables.db) < empty + 50_000
+    removing.trim_up_to(tables.db, channel, 9)
+    removing.trim_oldest(tables.db, tables.channels.by_id)
+    events, size = tables.db.execute(
+        f"SELECT count(*), sum(length(data) + {ROW_OVERHEAD}) FROM events"
+    ).fetchone()
+    assert store.load_usage(tables.db) == Usage(events, size)
 
 
 def test_a_failed_removal_changes_neither_events_nor_floors(tables):

@@ -8,6 +8,7 @@ import pytest
 
 from triocast.documents import Document
 from triocast.engines.debounce import Change
+from triocast.engines.documents import DOCUMENT_OVERHEAD, Standing
 from triocast.engines.idempotency import Record
 from triocast.engines.retention import Keep, Retention
 from triocast.engines.sqlite.reading import read_document
@@ -17,13 +18,15 @@ from triocast.engines.sqlite.store import (
     Changes,
     Known,
     append,
-    count_documents,
     find_known,
     load_channels,
     load_held,
     load_namespace_floors,
+    load_revision,
+    load_usage,
     record_of,
 )
+from triocast.engines.usage import Usage
 from triocast.events import Event, Once, Position, Publication
 
 TIME = "2026-01-31T12:00:00.123Z"
@@ -50,7 +53,7 @@ def documents(*found):
 
 
 def known_of(db, onces=(), places=(), *, seconds=60.0):
-    known = Known(0, 0)
+    known = Known(0, Usage())
     asked = [(once.scope, once.key, once.index) for once in onces]
     find_known(db, known, asked, places, seconds=seconds)
     return known
@@ -64,13 +67,14 @@ EVERYTHING = Changes(
     channels=[channel(1, "a")],
     records=[record_of(ONCE, Record(b"1", 2, 7))],
     revision=7,
+    usage=Usage(2, 20, 1, 10, 1, 5),
     documents=documents(document("k", 7)),
     held=[Change(None, 1, event(key="k"))],
 )
 
 
 def contents(db):
-    tables = ("meta", "channels", "events", "published", "documents", "held")
+    tables = ("meta", "channels", "events", "published", "documents", "held", "usage")
     return {name: db.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall() for name in tables}
 
 
@@ -81,9 +85,14 @@ def test_one_commit_keeps_everything_in_it(db):
     assert dict(found["meta"])["head"] == 2
     assert found["channels"] == [(1, "a", 0)]
     assert known_of(db, [ONCE], [("d", "k")]) == Known(
-        0, 0, {("ann", "k", 0): Record(b"1", 2, 7)}, {("d", "k"): 7}
+        0,
+        Usage(),
+        {("ann", "k", 0): Record(b"1", 2, 7)},
+        documents={("d", "k"): Standing(7, 3 + DOCUMENT_OVERHEAD)},
     )
-    assert count_documents(db) == (7, 1)
+    assert load_revision(db) == 7
+    append(db, Changes(2, usage=Usage(1, 1, 1, 1, 1, 1)))
+    assert load_usage(db) == Usage(3, 21, 2, 11, 2, 6)
     assert load_held(db) == [(1, event(key="k"))]
 
 
@@ -129,14 +138,9 @@ class TestDocuments:
         append(db, Changes(0, revision=4, documents={("d", "l"): None, ("d", "x"): None}))
         append(db, Changes(0, revision=5, documents=documents(document("k", 5, b"2"))))
         assert read_document(db, "d", "k") == document("k", 5, b"2")
-        assert known_of(db, places=[("d", "k"), ("d", "l")]).versions == {("d", "k"): 5}
-
-    def test_documents_in_the_servers_own_channels_do_not_count(self, db):
-        assert count_documents(db) == (0, 0)
-        own = document("k", 3, channel="$presence:d")
-        changes = Changes(0, revision=3, documents=documents(document("k"), document("l", 2), own))
-        append(db, changes)
-        assert count_documents(db) == (3, 2)
+        assert known_of(db, places=[("d", "k"), ("d", "l")]).documents == {
+            ("d", "k"): Standing(5, 3 + DOCUMENT_OVERHEAD)
+        }
 
 
 class TestHeld:
@@ -160,7 +164,12 @@ class TestRecords:
         ]
         assert known_of(db, [ONCE, *others]).records == {("ann", "k", 0): Record(b"1", 3)}
 
-    def test_a_newer_record_replaces_an_expired_one(self, db):
+    def test_all_that_the_first_answer_said_is_kept(self, db):
+        record = Record(b"1", 3, 4, "e", 12, "news")
+        append(db, Changes(0, records=[record_of(ONCE, record)]))
+        assert known_of(db, [ONCE]).records == {("ann", "k", 0): record}
+
+    def test_a_newer_one_takes_the_place_of_one_that_is_too_old(self, db):
         for seq in (3, 4):
             append(db, Changes(0, records=[record_of(ONCE, Record(b"%d" % seq, seq))]))
         assert known_of(db, [ONCE]).records == {("ann", "k", 0): Record(b"4", 4)}
@@ -173,4 +182,6 @@ class TestRecords:
         monkeypatch.setattr(time, "time", lambda: now)
         append(db, Changes(0, records=[record_of(ONCE, Record(b"1", 3))]))
         now += later
-        assert bool(known_of(db, [ONCE]).records) is is_known
+        known = known_of(db, [ONCE])
+        assert bool(known.records) is is_known
+        assert bool(known.expired) is not is_known

@@ -13,7 +13,8 @@ from triocast.engines.retention import Keep
 from triocast.engines.sqlite import removing, store, trimming
 from triocast.engines.sqlite.rows import ROW_OVERHEAD
 from triocast.engines.sqlite.store import Changes, record_of
-from triocast.engines.sqlite.trimming import CHECK_BYTES, Trimming
+from triocast.engines.sqlite.trimming import Trimming
+from triocast.engines.usage import Bounds, Usage
 from triocast.events import Event, Once
 
 
@@ -21,12 +22,20 @@ def event(channel="a", data=b"1", **fields):
     return Event("T", data, channel, **{"timestamp": "2026-01-31T12:00:00.123Z"} | fields)
 
 
-def trimming_of(tables, *, history_bytes=10**9, idempotency_seconds=60.0, lock=None):
+def trimming_of(tables, *, history_bytes=10**9, idempotency_seconds=60.0, lock=None, bounds=None):
+    usage = [store.load_usage(tables.db)]
+
+    def note_removed(less):
+        usage[0] += less
+
     return Trimming(
         tables.db,
         retention=tables.retention,
         history_bytes=history_bytes,
         idempotency_seconds=idempotency_seconds,
+        bounds=bounds or Bounds(),
+        usage=lambda: usage[0],
+        note_removed=note_removed,
         lock=lock or trio.Lock(),
         limiter=trio.CapacityLimiter(1),
         channels=tables.channels.by_id,
@@ -60,7 +69,7 @@ async def test_a_channel_may_exceed_its_number_a_little_but_never_its_bytes(
     retention = trimming_of(tables)
     tables.publish(*[event()] * published)
     retention.note(tables.channels.get("a"))
-    await retention.keep_up(published, 0)
+    await retention.keep_up(published)
     assert len(tables.seqs("a")) == left
     assert tables.seqs("a") == list(range(published - left + 1, published + 1))
     await retention.trim()
@@ -73,29 +82,30 @@ async def test_twice_as_many_events_are_removed_as_were_published(db, new_tables
     tables.publish(*[event()] * 100)
     retention.note(tables.channels.get("a"))
     for published, left in ((0, 100), (5, 90), (6, 70), (100, 0), (1, 0)):
-        await retention.keep_up(published, 0)
+        await retention.keep_up(published)
         assert len(tables.seqs("a")) == left
 
 
-async def test_the_size_of_the_file_is_checked_now_and_then(tables, small_steps):
-    retention = trimming_of(tables, history_bytes=0)
+async def test_the_oldest_of_all_go_where_events_have_too_many_bytes(tables, bit):
     tables.publish(*[event("a"), event("b")] * 25)
-    await retention.keep_up(5, CHECK_BYTES - 1)
-    assert len(tables.seqs("a")) == 25
-    await retention.keep_up(5, 1)
+    retention = trimming_of(tables, history_bytes=12 * (ROW_OVERHEAD + 1))
+    await retention.keep_up(5)
     assert (tables.seqs("a")[0], tables.seqs("b")[0]) == (11, 12)
-    await retention.keep_up(6, 0)
-    assert (tables.seqs("a")[0], tables.seqs("b")[0]) == (31, 32)
+    await retention.keep_up(100)
+    left = len(tables.seqs("a")) + len(tables.seqs("b"))
+    assert left == 10
+    await retention.keep_up(100)
+    assert len(tables.seqs("a")) + len(tables.seqs("b")) == left
 
 
-async def test_trimming_stops_when_the_file_is_small_enough(tables, small_steps):
-    tables.publish(*[event(data=b"x" * 1_000)] * 100)
-    retention = trimming_of(tables, history_bytes=removing.used_bytes(tables.db) - 1)
-    await retention.keep_up(100, CHECK_BYTES)
-    left = len(tables.seqs("a"))
-    assert 0 < left < 100
-    await retention.keep_up(100, CHECK_BYTES)
-    assert len(tables.seqs("a")) == left
+async def test_documents_and_records_remove_no_event(tables, bit):
+    tables.publish(*[event()] * 5)
+    usage = Usage(documents=9, document_bytes=10**6, records=9, record_bytes=10**6)
+    store.append(tables.db, Changes(5, usage=usage))
+    retention = trimming_of(tables, history_bytes=5 * (ROW_OVERHEAD + 1))
+    await retention.keep_up(5)
+    await retention.trim()
+    assert len(tables.seqs("a")) == 5
 
 
 async def test_trimming_ends_if_the_file_cannot_become_small_enough(tables):
@@ -116,7 +126,7 @@ async def test_old_events_are_removed_from_every_channel(db, new_tables, small_s
         now[0] += 61
     now[0] -= 10
     retention = trimming_of(tables)
-    await retention.keep_up(100, 0)
+    await retention.keep_up(100)
     assert len(tables.seqs("n:0")) == 50
     await retention.trim()
     assert {len(tables.seqs(name)) for name in names} == {25}
@@ -133,7 +143,16 @@ async def test_old_idempotency_records_are_removed(tables, small_steps, monkeypa
     assert tables.db.execute("SELECT key FROM published").fetchall() == [("x",), ("y",)]
 
 
-async def test_the_events_of_a_channel_can_be_removed_up_to_a_position(tables, small_steps):
+async def test_too_many_idempotency_records_go_while_others_are_published(tables, bit):
+    records = [record_of(Once("ann", f"{key}", 0, b"1"), Record(b"1", 1)) for key in range(25)]
+    store.append(tables.db, Changes(0, records=records, usage=Usage(records=25)))
+    retention = trimming_of(tables, bounds=Bounds(records=5))
+    for left in (15, 5, 5):
+        await retention.keep_up(1)
+        assert tables.db.execute("SELECT count(*) FROM published").fetchone() == (left,)
+
+
+async def test_a_channel_can_be_emptied_up_to_an_event(tables, bit):
     tables.publish(*[event("a"), event("b")] * 25)
     retention = trimming_of(tables)
     assert await retention.remove(tables.channels.get("a"), 45) == 23

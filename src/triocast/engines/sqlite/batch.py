@@ -6,12 +6,21 @@ from collections.abc import Sequence
 
 from triocast.documents import Document
 from triocast.engines.debounce import Debounce
-from triocast.engines.documents import apply_write, check_writes
+from triocast.engines.documents import (
+    NOTHING,
+    Standing,
+    apply_write,
+    check_writes,
+    is_counted,
+)
 from triocast.engines.documents import place_of as document_of
+from triocast.engines.documents import size_of as document_size
 from triocast.engines.idempotency import Record, check_batch, fresh, place_of
+from triocast.engines.idempotency import size_of as record_size
 from triocast.engines.sqlite.channels import Channels
 from triocast.engines.sqlite.rows import ROW_OVERHEAD, Channel, Row, row_of
 from triocast.engines.sqlite.store import Changes, Known, record_of
+from triocast.engines.usage import Bounds, Usage
 from triocast.events import Accepted, Event, Pending, Position, Publication, is_connection_channel
 
 
@@ -29,7 +38,7 @@ class Batch:
         known: Known,
         *,
         head: Position,
-        max_documents: int,
+        bounds: Bounds,
         keep_records: bool,
         now: float,
     ) -> None:
@@ -37,12 +46,13 @@ class Batch:
         """What gets its place in this commit, in order."""
         self.seq = head.seq
         self.revision = known.revision
-        self.document_count = known.document_count
+        self._added = Usage()
+        self._row_bytes = 0
         self._channels = channels
         self._debounce = debounce
         self._known = known
         self._epoch = head.epoch
-        self._max_documents = max_documents
+        self._bounds = bounds
         self._keep_records = keep_records
         self._now = now
         self._before: dict[str, tuple[int, int, int]] = {}
@@ -56,14 +66,20 @@ class Batch:
         digests = {place: record.digest for place, record in self._known.records.items()}
         check_batch(events, digests)
         if any(event.write is not None for event in events):
-            room = self._max_documents - self.document_count
-            check_writes(fresh(events, digests), self._known.versions, self.revision, room)
+            usage = self._known.usage + self.added
+            known = self._known.documents
+            check_writes(fresh(events, digests), known, self.revision, usage, self._bounds)
         return tuple(self._publish(event) for event in events)
 
     def release(self) -> None:
         """Accept what was held back and is due."""
         for event in self._debounce.due(self._now):
             self._accept(event)
+
+    @property
+    def added(self) -> Usage:
+        """How much more of each kind there is when it is kept."""
+        return self._added + Usage(events=len(self._rows), event_bytes=self._row_bytes)
 
     @property
     def is_empty(self) -> bool:
@@ -81,6 +97,7 @@ class Batch:
             revision=self.revision,
             documents=self._documents,
             held=list(self._debounce.changes()),
+            usage=self.added,
         )
 
     def settle(self) -> list[Channel]:
@@ -112,9 +129,11 @@ class Batch:
             accepted = self._accept(each)
         if event.once is not None and self._keep_records:
             seq = accepted.seq if isinstance(accepted, Publication) else 0
-            record = Record.of(event, seq, self._epoch)
-            self._known.records[place_of(event.once)] = record
+            place = place_of(event.once)
+            record = self._known.records[place] = Record.of(event, seq, self._epoch)
             self._records.append(record_of(event.once, record))
+            if place not in self._known.expired:  # Else it takes the place of one.
+                self._added += Usage(records=1, record_bytes=record_size(place))
         return accepted
 
     def _accept(self, event: Event) -> Publication:
@@ -131,7 +150,9 @@ class Batch:
             publication = Publication(event, position, prev=channel.last)
             channel.last = self.seq
             channel.count += 1
-            channel.size += len(event.data) + ROW_OVERHEAD
+            size = len(event.data) + ROW_OVERHEAD
+            channel.size += size
+            self._row_bytes += size
             self._rows.append(row_of(publication, channel.id))
         self.publications.append(publication)
         return publication
@@ -140,9 +161,13 @@ class Batch:
         self.revision += 1
         event, document = apply_write(event, self.revision)
         place = document_of(event)
-        if not event.channel.startswith("$"):
-            was_there = self._known.versions.get(place, 0) > 0
-            self.document_count += (document is not None) - was_there
-        self._known.versions[place] = 0 if document is None else document.version
+        before = self._known.documents.get(place, NOTHING)
+        after = NOTHING
+        if document is not None:
+            after = Standing(document.version, document_size(place, document.data))
+        if is_counted(event.channel):
+            count = bool(after.version) - bool(before.version)
+            self._added += Usage(documents=count, document_bytes=after.size - before.size)
+        self._known.documents[place] = after
         self._documents[place] = document
         return event

@@ -33,6 +33,7 @@ from triocast.engines.sqlite.reading import Range
 from triocast.engines.sqlite.rows import CommitUnclear
 from triocast.engines.sqlite.store import Changes, Known
 from triocast.engines.sqlite.trimming import Trimming
+from triocast.engines.usage import Bounds, Usage
 from triocast.engines.worker import Job, JobQueue, fail_all, in_thread
 from triocast.errors import (
     IdempotencyConflict,
@@ -111,7 +112,7 @@ class SQLiteEngine(Engine):
         namespaces: Mapping[str, Keep] | None = None,
         idempotency_seconds: float = 86_400,
         debounce: Debounce | None = None,
-        max_documents: int = 100_000,
+        bounds: Bounds | None = None,
         durable: bool = True,
     ) -> None:
         self._file = open_file(path, durable=durable)
@@ -123,8 +124,9 @@ class SQLiteEngine(Engine):
             store.load_namespace_floors(self._file.writer),
             retention,
         )
-        self._revision, self._document_count = store.count_documents(self._file.writer)
-        self._max_documents = max_documents
+        self._revision = store.load_revision(self._file.writer)
+        self._usage = store.load_usage(self._file.writer)
+        self._bounds = Bounds() if bounds is None else bounds
         self._debounce = Debounce() if debounce is None else debounce
         self._debounce.restore(store.load_held(self._file.writer))
         self._no_release_before = -math.inf
@@ -143,6 +145,9 @@ class SQLiteEngine(Engine):
             retention=retention,
             history_bytes=history_bytes,
             idempotency_seconds=idempotency_seconds,
+            bounds=self._bounds,
+            usage=lambda: self._usage,
+            note_removed=self._note_removed,
             lock=self._writer_lock,
             limiter=self._writing,
             channels=self._channels.by_id,
@@ -158,6 +163,13 @@ class SQLiteEngine(Engine):
     @property
     def merged(self) -> int:
         return self._debounce.merged
+
+    @property
+    def usage(self) -> Usage:
+        return self._usage
+
+    def _note_removed(self, less: Usage) -> None:
+        self._usage += less
 
     def attach(self, outlet: Outlet) -> None:
         self._outlets.append(outlet)
@@ -199,10 +211,9 @@ class SQLiteEngine(Engine):
             before = self._head.seq
             async with self._writer_lock:
                 with self._publishes.batch() as jobs:
-                    size = sum(job.size for job in jobs)
                     await self._commit(jobs)
             try:
-                await self._trimming.keep_up(self._head.seq - before, size)
+                await self._trimming.keep_up(self._head.seq - before)
             except sqlite3.Error as error:
                 self._failed(error)
 
@@ -233,7 +244,7 @@ class SQLiteEngine(Engine):
             self._debounce,
             known,
             head=self._head,
-            max_documents=self._max_documents,
+            bounds=self._bounds,
             keep_records=self._idempotency_seconds > 0,
             now=trio.current_time(),
         )
@@ -273,7 +284,8 @@ class SQLiteEngine(Engine):
         self._committed_at = trio.current_time()
         for channel in batch.settle():
             self._trimming.note(channel)
-        self._revision, self._document_count = batch.revision, batch.document_count
+        self._revision = batch.revision
+        self._usage += batch.added
         if batch.publications:
             self._head = batch.publications[-1].position
             self._file.note_head(self._head.seq)
@@ -282,7 +294,7 @@ class SQLiteEngine(Engine):
 
     async def _look_up(self, jobs: Sequence[Job[_Publish]]) -> Known:
         """Return what the store has of the keys and documents that these jobs name."""
-        known = Known(self._revision, self._document_count)
+        known = Known(self._revision, self._usage)
         events = [event for job in jobs for event in job.work.events]
         places = [place_of(event.once) for event in events if event.once is not None]
         documents = [document_of(event) for event in events if event.write is not None]

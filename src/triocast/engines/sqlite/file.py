@@ -20,6 +20,9 @@ from typing import Final
 
 import attrs
 
+from triocast.engines.documents import DOCUMENT_OVERHEAD
+from triocast.engines.idempotency import RECORD_OVERHEAD
+from triocast.engines.sqlite.rows import ROW_OVERHEAD
 from triocast.events import Position
 
 APPLICATION_ID: Final = 0x54726963
@@ -85,10 +88,34 @@ def _keep_first_answers(db: sqlite3.Connection) -> None:
     db.execute("UPDATE published SET epoch = (SELECT value FROM meta WHERE name = 'epoch')")
 
 
+def _count_usage(db: sqlite3.Connection) -> None:
+    """Keep what each kind takes, so that each can have a bound of its own."""
+    db.execute(
+        "CREATE TABLE usage (events INTEGER NOT NULL, event_bytes INTEGER NOT NULL,"
+        " documents INTEGER NOT NULL, document_bytes INTEGER NOT NULL,"
+        " records INTEGER NOT NULL, record_bytes INTEGER NOT NULL)"
+    )
+    kinds = (
+        ("length(data)", ROW_OVERHEAD, "events"),
+        (
+            "length(data) + length(channel) + length(key)",
+            DOCUMENT_OVERHEAD,
+            "documents WHERE channel NOT LIKE '$%'",
+        ),
+        ("length(scope) + length(key)", RECORD_OVERHEAD, "published"),
+    )
+    usage: list[int] = []
+    for size, overhead, rows in kinds:
+        query = f"SELECT count(*), coalesce(sum({size} + ?), 0) FROM {rows}"  # noqa: S608
+        usage += db.execute(query, (overhead,)).fetchone()
+    db.execute("INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?)", usage)
+
+
 MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (
     _create,
     _add_documents,
     _keep_first_answers,
+    _count_usage,
 )
 """What makes the schema of version n out of that of version n - 1."""
 

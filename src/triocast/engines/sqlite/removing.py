@@ -10,7 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from triocast.clock import timestamp
+from triocast.engines.idempotency import Place, size_of
 from triocast.engines.sqlite.rows import ROW_OVERHEAD, Channel, Transaction
+from triocast.engines.sqlite.store import add_usage
+from triocast.engines.usage import Bounds, Usage
 
 TRIM_EVENTS: Final = 500
 """How many events one transaction removes at the most."""
@@ -49,8 +52,10 @@ def trim_up_to(db: sqlite3.Connection, channel: Channel, seq: int) -> Removed:
         floor = rows[-1][0]
         db.execute("DELETE FROM events WHERE channel = ? AND seq <= ?", (channel.id, floor))
         db.execute("UPDATE channels SET floor = ? WHERE id = ?", (floor, channel.id))
+        size = sum(length for _, length in rows)
+        add_usage(db, Usage(events=-len(rows), event_bytes=-size))
         channel.floor = floor
-    return {channel: (len(rows), sum(length for _, length in rows))}
+    return {channel: (len(rows), size)}
 
 
 def find_old(db: sqlite3.Connection, channels: Iterable[Channel]) -> list[tuple[Channel, int]]:
@@ -93,6 +98,8 @@ def trim_oldest(db: sqlite3.Connection, channels: Mapping[int, Channel]) -> Remo
         for _, id, length in rows:
             count, size = removed.get(channels[id], (0, 0))
             removed[channels[id]] = (count + 1, size + length)
+        size = sum(length for _, _, length in rows)
+        add_usage(db, Usage(events=-len(rows), event_bytes=-size))
         for channel, floor in floors.items():
             channel.floor = floor
     return removed
@@ -109,20 +116,27 @@ def forget_channel(db: sqlite3.Connection, channel: int, namespace: str, floor: 
         )
 
 
-def trim_records(db: sqlite3.Connection, *, seconds: float) -> bool:
-    """Remove old idempotency records, some of them; say whether there were any."""
+def trim_records(db: sqlite3.Connection, *, seconds: float, usage: Usage, bounds: Bounds) -> Usage:
+    """Remove the oldest idempotency records that are too old or too many, some of them.
+
+    Return by how much less there is then, in negative numbers.
+    """
+    oldest = time.time() - seconds
+    removed = Usage()
+    places: list[Place] = []
+    query = "SELECT at, scope, key, number FROM published ORDER BY at LIMIT ?"
     with Transaction(db):
-        removed = db.execute(
-            "DELETE FROM published WHERE (scope, key, number) IN"
-            " (SELECT scope, key, number FROM published WHERE at < ? LIMIT ?)",
-            (time.time() - seconds, TRIM_EVENTS),
-        ).rowcount
-    return removed > 0
-
-
-def used_bytes(db: sqlite3.Connection) -> int:
-    """Return how much of the file is in use."""
-    (size,) = db.execute("PRAGMA page_size").fetchone()
-    (pages,) = db.execute("PRAGMA page_count").fetchone()
-    (free,) = db.execute("PRAGMA freelist_count").fetchone()
-    return int(size * (pages - free))
+        for at, *place in db.execute(query, (TRIM_EVENTS,)):
+            left = usage + removed
+            if (
+                at >= oldest
+                and left.records <= bounds.records
+                and left.record_bytes <= bounds.record_bytes
+            ):
+                break
+            scope, key, number = place
+            places.append((scope, key, number))
+            removed += Usage(records=-1, record_bytes=-size_of(places[-1]))
+        db.executemany("DELETE FROM published WHERE scope = ? AND key = ? AND number = ?", places)
+        add_usage(db, removed)
+    return removed

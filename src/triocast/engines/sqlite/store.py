@@ -15,6 +15,8 @@ import attrs
 from triocast.documents import Document
 from triocast.engines.debounce import Change
 from triocast.engines.documents import Place as DocumentPlace
+from triocast.engines.documents import Standing
+from triocast.engines.documents import size_of as document_size
 from triocast.engines.idempotency import Place, Record
 from triocast.engines.retention import Retention
 from triocast.engines.sqlite.rows import (
@@ -25,6 +27,7 @@ from triocast.engines.sqlite.rows import (
     event_of,
     fields_of,
 )
+from triocast.engines.usage import Usage
 from triocast.events import Event, Once
 
 _INSERT: Final = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -56,7 +59,7 @@ class Changes:
     """What one transaction keeps.
 
     ``seq`` and ``revision`` are the last ones given. ``channels`` are those that are new;
-    ``documents`` are None where they are removed.
+    ``documents`` are None where they are removed. ``usage`` is how much more there is then.
     """
 
     seq: int
@@ -66,6 +69,7 @@ class Changes:
     revision: int | None = None
     documents: Mapping[DocumentPlace, Document | None] = attrs.field(factory=dict)
     held: Sequence[Change] = ()
+    usage: Usage = attrs.field(factory=Usage)
 
 
 def append(db: sqlite3.Connection, changes: Changes) -> None:
@@ -87,7 +91,25 @@ def append(db: sqlite3.Connection, changes: Changes) -> None:
             db.execute(query, (changes.revision,))
         if changes.held:
             _write_held(db, changes.held)
+        add_usage(db, changes.usage)
         db.execute("UPDATE meta SET value = ? WHERE name = 'head'", (changes.seq,))
+
+
+_ADD_USAGE: Final = (
+    "UPDATE usage SET events = events + ?, event_bytes = event_bytes + ?,"
+    " documents = documents + ?, document_bytes = document_bytes + ?,"
+    " records = records + ?, record_bytes = record_bytes + ?"
+)
+
+
+def add_usage(db: sqlite3.Connection, more: Usage) -> None:
+    """Note how much more there is, in the transaction under way."""
+    db.execute(_ADD_USAGE, attrs.astuple(more))
+
+
+def load_usage(db: sqlite3.Connection) -> Usage:
+    """Return what is kept of each kind."""
+    return Usage(*db.execute("SELECT * FROM usage").fetchone())
 
 
 def _write_documents(
@@ -142,13 +164,14 @@ def record_of(once: Once, record: Record) -> Row:
 class Known:
     """What a store has of idempotency keys and documents that events name.
 
-    ``versions`` are of documents that are there. ``document_count`` is without the server's own.
+    ``expired`` are the keys whose records are too old to count, but have not been removed yet.
     """
 
     revision: int
-    document_count: int
+    usage: Usage
     records: dict[Place, Record] = attrs.field(factory=dict)
-    versions: dict[DocumentPlace, int] = attrs.field(factory=dict)
+    expired: set[Place] = attrs.field(factory=set)
+    documents: dict[DocumentPlace, Standing] = attrs.field(factory=dict)
 
 
 def find_known(
@@ -159,28 +182,28 @@ def find_known(
     *,
     seconds: float,
 ) -> None:
-    """Fill in what was published under keys, if not too long ago, and documents' versions."""
+    """Fill in what was published under keys, if not too long ago, and the documents."""
     query = (
-        "SELECT digest, seq, version, epoch, subscribers, channel FROM published"
-        " WHERE scope = ? AND key = ? AND number = ? AND at >= ?"
+        "SELECT at, digest, seq, version, epoch, subscribers, channel FROM published"
+        " WHERE scope = ? AND key = ? AND number = ?"
     )
     oldest = time.time() - seconds
     for place in places:
-        row = db.execute(query, (*place, oldest)).fetchone()
-        if row is not None:
-            known.records[place] = Record(*row)
-    query = "SELECT version FROM documents WHERE channel = ? AND key = ?"
+        row = db.execute(query, place).fetchone()
+        if row is not None and row[0] >= oldest:
+            known.records[place] = Record(*row[1:])
+        elif row is not None:
+            known.expired.add(place)
+    query = "SELECT version, data FROM documents WHERE channel = ? AND key = ?"
     for at in documents:
         row = db.execute(query, at).fetchone()
         if row is not None:
-            known.versions[at] = row[0]
+            version, data = row
+            known.documents[at] = Standing(version, document_size(at, data))
 
 
-def count_documents(db: sqlite3.Connection) -> tuple[int, int]:
-    """Return the last version that was given, and how many documents there are.
-
-    Those in the server's own channels are not counted.
-    """
+def load_revision(db: sqlite3.Connection) -> int:
+    """Return the last version that a document was given."""
     (revision,) = db.execute("SELECT value FROM meta WHERE name = 'revision'").fetchone()
-    query = "SELECT count(*) FROM documents WHERE channel NOT LIKE '$%'"
-    return revision, db.execute(query).fetchone()[0]
+    assert isinstance(revision, int)
+    return revision

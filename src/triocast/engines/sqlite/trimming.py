@@ -17,14 +17,12 @@ from triocast.engines.retention import Retention
 from triocast.engines.sqlite import removing
 from triocast.engines.sqlite.removing import Removed
 from triocast.engines.sqlite.rows import Channel
+from triocast.engines.usage import Bounds, Usage
 from triocast.engines.worker import in_thread
 from triocast.events import namespace_of
 
 TRIM_SLACK: Final = 16
 """Events that a channel may have above its number, so that they go several at a time."""
-
-CHECK_BYTES: Final = 1_048_576
-"""After so much was published the file's size is looked at."""
 
 _CHANNELS_PER_TURN: Final = 200
 
@@ -43,6 +41,9 @@ class Trimming:
         retention: Retention,
         history_bytes: int,
         idempotency_seconds: float,
+        bounds: Bounds,
+        usage: Callable[[], Usage],
+        note_removed: Callable[[Usage], None],
         lock: trio.Lock,
         limiter: trio.CapacityLimiter,
         channels: dict[int, Channel],
@@ -52,13 +53,14 @@ class Trimming:
         self._retention = retention
         self._history_bytes = history_bytes
         self._idempotency_seconds = idempotency_seconds
+        self._bounds = bounds
+        self._usage = usage
+        self._note_removed = note_removed
         self._lock = lock
         self._limiter = limiter
         self._channels = channels
         self._forget = forget
         self._full: set[Channel] = set()
-        self._too_large = False
-        self._unchecked = 0
 
     def note(self, channel: Channel) -> None:
         """Be told that a channel has got more events."""
@@ -67,19 +69,24 @@ class Trimming:
         if too_many or 0 < keep.size < channel.size:
             self._full.add(channel)
 
-    async def keep_up(self, published: int, size: int) -> None:
+    @property
+    def _has_too_much(self) -> bool:
+        return self._usage().event_bytes > self._history_bytes
+
+    @property
+    def _has_too_many_records(self) -> bool:
+        usage, bounds = self._usage(), self._bounds
+        return usage.records > bounds.records or usage.record_bytes > bounds.record_bytes
+
+    async def keep_up(self, published: int) -> None:
         """Remove about twice as many events as were just published, if so many are to go."""
         due = 2 * published
         while due > 0 and self._full:
             due -= await self._trim_full()
-        self._unchecked += size
-        if self._unchecked >= CHECK_BYTES:
-            self._unchecked = 0
-            self._too_large = await self._is_too_large()
-        while due > 0 and self._too_large:
-            removed = await self._trim_oldest()
+        while due > 0 and self._has_too_much and (removed := await self._trim_oldest()):
             due -= removed
-            self._too_large = removed > 0 and await self._is_too_large()
+        if self._has_too_many_records:
+            await self._trim_records()
 
     async def trim(self) -> None:
         """Remove all that is to go."""
@@ -92,7 +99,7 @@ class Trimming:
                 await self._trim_aged(aging[first : first + _CHANNELS_PER_TURN])
         while await self._trim_records():
             pass
-        while await self._is_too_large() and await self._trim_oldest():
+        while self._has_too_much and await self._trim_oldest():
             pass
 
     async def remove(self, channel: Channel, seq: int) -> int:
@@ -127,14 +134,17 @@ class Trimming:
         return await self._step(removing.trim_oldest, self._channels)
 
     async def _trim_records(self) -> bool:
+        """Remove some idempotency records that are old or too many; say whether there were any."""
         async with self._lock:
-            trim = partial(removing.trim_records, seconds=self._idempotency_seconds)
-            return bool(await self._in_thread(trim))
-
-    async def _is_too_large(self) -> bool:
-        async with self._lock:
-            used = await self._in_thread(removing.used_bytes)
-        return bool(used > self._history_bytes)
+            trim = partial(
+                removing.trim_records,
+                seconds=self._idempotency_seconds,
+                usage=self._usage(),
+                bounds=self._bounds,
+            )
+            removed: Usage = await self._in_thread(trim)
+            self._note_removed(removed)
+        return removed.records < 0
 
     async def _step(self, trim: Callable[..., Removed], *arguments: Any) -> int:
         """Do one transaction that removes events; return how many."""
@@ -143,6 +153,7 @@ class Trimming:
             for channel, (count, size) in removed.items():
                 channel.count -= count
                 channel.size -= size
+                self._note_removed(Usage(events=-count, event_bytes=-size))
             for channel in removed:
                 if not channel.count:
                     namespace = namespace_of(channel.name)
