@@ -15,14 +15,12 @@ from triocast.documents import Write
 from triocast.engines import Engine
 from triocast.errors import (
     Forbidden,
-    IdempotencyConflict,
     InvalidEvent,
     Overloaded,
     ShuttingDown,
     TooLarge,
-    TooManyDocuments,
     TriocastError,
-    VersionConflict,
+    Unavailable,
 )
 from triocast.events import Accepted, Event, Once
 
@@ -118,11 +116,11 @@ class Publisher:
         """Publish events that have nothing to do with each other; return what became of each."""
         try:
             return await self.publish(events)
-        except (IdempotencyConflict, VersionConflict, TooManyDocuments) as conflict:
-            if len(events) == 1:
-                return [conflict]
-        except TriocastError as error:
+        except Unavailable as error:
             return [error] * len(events)
+        except TriocastError as error:
+            if len(events) == 1:
+                return [error]
         # One of them has the fault; the others are published all the same.
         return [(await self.publish_each([event]))[0] for event in events]
 

@@ -91,6 +91,9 @@ class Documents:
 class Engine(ABC):
     """What every engine can do; the module's docstring says what it promises."""
 
+    damaged: int = 0
+    """How many kept rows could not be read, since the start. Whoever misses one is told."""
+
     most_together: ClassVar[int] = 64
     """How many events of a stream are best published together: more take longer to be spread."""
 

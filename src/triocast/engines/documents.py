@@ -50,10 +50,10 @@ class Standing:
 NOTHING: Final = Standing()
 
 
-def size_of(place: Place, data: bytes) -> int:
-    """Return how many bytes a document counts."""
+def size_of(place: Place, data_bytes: int) -> int:
+    """Return how many bytes a document counts whose data has ``data_bytes``."""
     channel, key = place
-    return len(data) + len(channel) + len(key) + DOCUMENT_OVERHEAD
+    return data_bytes + len(channel) + len(key) + DOCUMENT_OVERHEAD
 
 
 def is_counted(channel: str) -> bool:
@@ -86,7 +86,9 @@ def check_writes(
         if mismatch:
             raise VersionConflict(f"the document {event.key!r} is not as expected: {mismatch}")
         revision += 1
-        after = NOTHING if write.data is None else Standing(revision, size_of(place, write.data))
+        after = (
+            NOTHING if write.data is None else Standing(revision, size_of(place, len(write.data)))
+        )
         changed[place] = after
         if not is_counted(event.channel):
             continue
@@ -124,7 +126,7 @@ class DocumentTable:
         places = (place_of(event) for event in events if event.write is not None)
         found = ((place, self.get(*place)) for place in places)
         return {
-            place: Standing(document.version, size_of(place, document.data))
+            place: Standing(document.version, size_of(place, len(document.data)))
             for place, document in found
             if document is not None
         }
@@ -163,6 +165,6 @@ class DocumentTable:
         if is_counted(channel):
             for sign, each in ((-1, before), (1, document)):
                 if each is not None:
-                    size = sign * size_of(place, each.data)
+                    size = sign * size_of(place, len(each.data))
                     self.usage += Usage(documents=sign, document_bytes=size)
         return event

@@ -8,7 +8,7 @@ from typing import Final
 import attrs
 import trio
 
-from triocast.errors import IdempotencyConflict, Timeout, TooLarge, TriocastError
+from triocast.errors import Timeout, TooLarge, TriocastError, Unavailable
 from triocast.events import Accepted, Event, Publication
 from triocast.publisher import Publisher
 from triocast.wire import cursor
@@ -125,10 +125,10 @@ async def _accept(publisher: Publisher, ready: list[tuple[int, Event]], progress
     try:
         published = await publisher.publish([event for _, event in ready])
     except TriocastError as error:
-        if not isinstance(error, IdempotencyConflict) or len(ready) == 1:
+        if isinstance(error, Unavailable) or len(ready) == 1:
             progress.line = ready[0][0]
             raise
-    if published is None:  # The conflict is one line's, and those before it are published.
+    if published is None:  # It is one line's fault, and those before it are published.
         for line in ready:
             await _accept(publisher, [line], progress)
         return

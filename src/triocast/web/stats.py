@@ -36,7 +36,7 @@ async def stats() -> Response:
             "rooms": 0 if node.signaling is None else len(node.signaling.rooms.rooms),
             "peers": 0 if node.signaling is None else node.signaling.rooms.peer_count,
             "peerjs": None if node.peerjs is None else node.peerjs.counts(),
-            "store": attrs.asdict(node.engine.usage),
+            "store": {**attrs.asdict(node.engine.usage), "damaged": node.engine.damaged},
             "epoch": node.engine.head.epoch,
             "seq": node.engine.head.seq,
             "ended": dict(connections.ended),

@@ -1,6 +1,7 @@
 """The engine's own: over restarts, failures of the file, its end, and retention under load."""
 
 import sqlite3
+import threading
 from contextlib import asynccontextmanager
 
 import attrs
@@ -9,10 +10,20 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from triocast.documents import ABSENT, Write
+from triocast.engines.debounce import Debounce
 from triocast.engines.retention import Keep
 from triocast.engines.sqlite import SQLiteEngine, reading, removing, store
+from triocast.engines.sqlite import engine as engine_module
 from triocast.engines.sqlite.engine import StoreFailed
-from triocast.errors import IdempotencyConflict, TriocastError, Unavailable, VersionConflict
+from triocast.engines.sqlite.rows import CommitUnclear, Transaction
+from triocast.errors import (
+    IdempotencyConflict,
+    InternalError,
+    OutcomeUnknown,
+    TriocastError,
+    Unavailable,
+    VersionConflict,
+)
 from triocast.events import Event, Once
 
 
@@ -223,6 +234,165 @@ class TestFailures:
                 with pytest.raises(StoreFailed, match="I/O"):
                     await engine.history(["a"], after=0, limit=1)
             assert await seqs_of(engine, "a") == [1]
+
+
+def full(*arguments):
+    raise sqlite3.OperationalError("database or disk is full")
+
+
+DAMAGE = {
+    "tags": "UPDATE events SET tags = '{' WHERE seq = 2",
+    "type": "UPDATE events SET data = 'text' WHERE seq = 2",
+    "text": "UPDATE events SET type = CAST(x'ff' AS TEXT) WHERE seq = 2",
+    "timestamp": "UPDATE events SET timestamp = x'00' WHERE seq = 2",
+}
+
+
+class TestDamage:
+    """One row that cannot be read costs nothing but itself, and whoever misses it is told."""
+
+    @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+    async def test_an_event_that_cannot_be_read_is_told_as_missing(self, path, damage, caplog):
+        async with opened(path) as engine:
+            await engine.publish([event("a"), event("a"), event("b"), event("a")])
+            engine._file.writer.execute(damage)
+            for _ in range(2):
+                history = await engine.history(["a", "b"], after=0, limit=9)
+                assert [p.seq for p in history.publications] == [3, 4]
+                assert history.floors == {"a": 2, "b": 0}
+            assert engine.damaged == 1
+            assert caplog.text.count("the event 2 of a cannot be read") == 1
+            latest = await engine.latest(["a", "b"], limit=9, limit_bytes=1_000)
+            assert [p.seq for p in latest] == [3, 4]
+            assert [p.seq for p in await engine.publish([event("a")])] == [5]
+            await engine.trim()
+
+    async def test_a_document_that_cannot_be_read_can_be_written_anew(self, path):
+        async with opened(path) as engine:
+            await engine.publish([event("a", key="k", write=Write(b"1"))])
+            engine._file.writer.execute("UPDATE documents SET data = 7")
+            with pytest.raises(StoreFailed, match="write or remove it"):
+                await engine.document("a", "k")
+            with pytest.raises(StoreFailed):
+                await engine.documents("a", limit=9, limit_bytes=1_000)
+            await engine.publish([event("a", key="k", write=Write(b"2"))])
+            assert (await engine.document("a", "k")).data == b"2"
+
+    async def test_a_held_event_that_cannot_be_read_does_not_keep_the_store_closed(
+        self, path, caplog
+    ):
+        async with opened(path, debounce=Debounce(60)) as engine:
+            await engine.publish([event("a", key="k"), event("a", key="k"), event("b", key="k")])
+            await engine.publish([event("b", key="k")])
+            engine._file.writer.execute("UPDATE held SET tags = '{' WHERE channel = 'a'")
+        async with opened(path) as engine:
+            while engine.head.seq < 3:
+                await wait_all_tasks_blocked(0.01)
+            assert await seqs_of(engine, "b") == [2, 3]
+        assert "held back in a is lost" in caplog.text
+
+    async def test_an_error_of_ours_fails_the_job_that_has_it(self, path, monkeypatch, caplog):
+        real = store.append
+
+        def append(db, changes):
+            if any(row[3] == "poison" for row in changes.rows):
+                raise ZeroDivisionError("of ours")
+            real(db, changes)
+
+        monkeypatch.setattr(store, "append", append)
+        outcomes = {}
+
+        async def publish(type):
+            try:
+                (accepted,) = await engine.publish([attrs.evolve(event("a"), type=type)])
+                outcomes[type] = accepted.seq
+            except TriocastError as error:
+                outcomes[type] = error.code
+
+        async with opened(path) as engine:
+            async with trio.open_nursery() as publishing:
+                for type in ("one", "poison", "two"):
+                    publishing.start_soon(publish, type)
+            assert outcomes.pop("poison") == "internal"
+            assert sorted(outcomes.values()) == [1, 2]
+            assert await seqs_of(engine, "a") == [1, 2]
+        assert "ZeroDivisionError: of ours" in caplog.text
+
+    async def test_a_read_with_an_error_of_ours_fails_alone(self, path, monkeypatch, caplog):
+        async with opened(path) as engine:
+            await engine.publish([event("a")])
+            with monkeypatch.context() as patch:
+                patch.setattr(reading, "read", lambda *arguments: 1 // 0)
+                with pytest.raises(InternalError):
+                    await engine.history(["a"], after=0, limit=1)
+            assert await seqs_of(engine, "a") == [1]
+        assert "ZeroDivisionError" in caplog.text
+
+
+class TestOutcomes:
+    async def test_a_commit_whose_disk_failed_has_an_unknown_outcome(self, path, monkeypatch):
+        def fail(*arguments):
+            raise CommitUnclear("disk I/O error")
+
+        async with opened(path) as engine:
+            monkeypatch.setattr(store, "append", fail)
+            with pytest.raises(OutcomeUnknown, match="idempotency key"):
+                await engine.publish([event("a")])
+
+    @pytest.mark.parametrize(
+        ("name", "is_unclear"), [("SQLITE_IOERR_FSYNC", True), ("SQLITE_FULL", False)]
+    )
+    def test_only_a_disk_that_failed_in_the_commit_leaves_it_unclear(self, name, is_unclear):
+        class Database:
+            in_transaction = True
+
+            def execute(self, statement):
+                if statement == "COMMIT":
+                    error = sqlite3.OperationalError("no")
+                    error.sqlite_errorname = name
+                    raise error
+
+        def commit():
+            with Transaction(Database()):
+                pass
+
+        with pytest.raises(sqlite3.OperationalError) as failed:
+            commit()
+        assert isinstance(failed.value, CommitUnclear) is is_unclear
+
+
+class TestHealth:
+    async def test_a_store_that_commits_is_healthy(self, path):
+        async with opened(path) as engine:
+            await engine.check_health()
+
+    async def test_a_full_disk_is_found_before_anybody_publishes(self, path, monkeypatch):
+        async with opened(path) as engine:
+            monkeypatch.setattr(store, "append", full)
+            with pytest.raises(StoreFailed, match="full"):
+                await engine.check_health()
+
+    async def test_a_disk_that_does_not_answer_is_not_healthy(self, path, monkeypatch):
+        hangs, real = threading.Event(), store.append
+
+        def append(*arguments):
+            hangs.wait()
+            real(*arguments)
+
+        monkeypatch.setattr(store, "append", append)
+        monkeypatch.setattr(engine_module, "PROBE_SECONDS", 0.01)
+        async with opened(path) as engine:
+            try:
+                with pytest.raises(StoreFailed, match="for a commit"):
+                    await engine.check_health()
+            finally:
+                hangs.set()
+
+    async def test_an_engine_that_does_not_run_is_not_healthy(self, path, autojump_clock):
+        engine = SQLiteEngine(path, history_events=9, history_bytes=10**6)
+        with pytest.raises(StoreFailed):
+            await engine.check_health()
+        engine.close()
 
 
 class TestEnd:

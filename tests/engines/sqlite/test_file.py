@@ -9,10 +9,13 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+from triocast.engines.documents import DOCUMENT_OVERHEAD
+from triocast.engines.idempotency import RECORD_OVERHEAD
 from triocast.engines.sqlite import file, store
 from triocast.engines.sqlite.file import APPLICATION_ID, MIGRATIONS, CannotOpen, open_file
-from triocast.engines.sqlite.rows import row_of
-from triocast.engines.sqlite.store import Changes
+from triocast.engines.sqlite.rows import ROW_OVERHEAD, row_of
+from triocast.engines.sqlite.store import Changes, load_usage
+from triocast.engines.usage import Usage
 from triocast.events import Event, Position, Publication
 
 
@@ -199,6 +202,30 @@ class TestMigrations:
 
     def test_an_old_store_keeps_its_events(self, path, old):
         self.check_migrated(path, old)
+
+    def test_what_each_kind_takes_is_counted(self, path, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(file, "MIGRATIONS", MIGRATIONS[:2])
+            with opened(path) as found:
+                db, epoch = found.writer, found.epoch
+                events = (
+                    "INSERT INTO events VALUES (?, 1, 0, 'T', '', NULL, NULL, NULL, NULL, ?, NULL)"
+                )
+                db.executemany(events, [(1, b"1"), (2, b"12345")])
+                documents = "INSERT INTO documents VALUES (?, ?, 1, '', NULL, ?)"
+                db.executemany(documents, [("d", "kü", b"123"), ("$presence:d", "k", b"1")])
+                db.execute("INSERT INTO published VALUES ('ann', 'k', 0, x'00', 1, 100, NULL)")
+        with opened(path) as found:
+            assert load_usage(found.writer) == Usage(
+                events=2,
+                event_bytes=6 + 2 * ROW_OVERHEAD,
+                documents=1,
+                document_bytes=6 + DOCUMENT_OVERHEAD,
+                records=1,
+                record_bytes=4 + RECORD_OVERHEAD,
+            )
+            query = "SELECT epoch, subscribers, channel FROM published"
+            assert found.writer.execute(query).fetchall() == [(epoch, 0, None)]
 
     def test_a_failed_migration_leaves_the_store_as_it_was(self, path, old, monkeypatch):
         def migrate(db):

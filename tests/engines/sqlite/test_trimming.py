@@ -10,7 +10,9 @@ import trio
 from triocast.clock import timestamp
 from triocast.engines.idempotency import Record
 from triocast.engines.retention import Keep
+from triocast.engines.sqlite import channels as channels_module
 from triocast.engines.sqlite import removing, store, trimming
+from triocast.engines.sqlite.channels import Channels
 from triocast.engines.sqlite.rows import ROW_OVERHEAD
 from triocast.engines.sqlite.store import Changes, record_of
 from triocast.engines.sqlite.trimming import Trimming
@@ -198,3 +200,26 @@ async def test_counts_stay_right_if_a_channel_cannot_be_forgotten(tables, monkey
     other = tables.channels.get("b")
     assert other.count == len(tables.seqs("b")) == 101
     assert other.size == 101 * (ROW_OVERHEAD + 1)
+
+
+async def test_floors_of_very_many_namespaces_become_one_that_tells_of_every_loss(
+    tables, monkeypatch
+):
+    monkeypatch.setattr(channels_module, "MAX_NAMESPACES", 3)
+    names = ["n0:a", "n1:a", "$user:u", "n2:a", "n3:a"]
+    tables.publish(*[event(name) for name in names])
+    retention = trimming_of(tables)
+    for name in names:
+        channel = tables.channels.get(name)
+        await retention.remove(channel, channel.last)
+    expected = {"": 4, "$user": 3, "n3": 5}
+    assert tables.floors() == ({}, expected)
+    assert {name: tables.channels.floor(f"{name}:a") for name in ("n0", "other", "n3")} == {
+        "n0": 4,
+        "other": 4,
+        "n3": 5,
+    }
+    assert tables.channels.floor("$user:x") == 3
+    assert tables.channels.floor("*") == 5
+    reloaded = Channels((), store.load_namespace_floors(tables.db), tables.retention)
+    assert reloaded.floor("n0:a") == 4

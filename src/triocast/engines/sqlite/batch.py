@@ -164,7 +164,7 @@ class Batch:
         before = self._known.documents.get(place, NOTHING)
         after = NOTHING
         if document is not None:
-            after = Standing(document.version, document_size(place, document.data))
+            after = Standing(document.version, document_size(place, len(document.data)))
         if is_counted(event.channel):
             count = bool(after.version) - bool(before.version)
             self._added += Usage(documents=count, document_bytes=after.size - before.size)

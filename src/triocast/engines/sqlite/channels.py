@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from triocast.engines.retention import Retention
 from triocast.engines.sqlite.rows import Channel
 from triocast.events import is_pattern, namespace_of, pattern_matches
+
+MAX_NAMESPACES: Final = 1_000
+"""Namespaces whose floors are kept apart. Clients name them, so there is a bound."""
+
+OTHERS: Final = ""
+"""Stands for all namespaces that have no floor of their own."""
 
 
 class Channels:
@@ -36,11 +43,21 @@ class Channels:
         """Take back `add`."""
         del self._by_name[channel.name], self.by_id[channel.id]
 
-    def forget(self, channel: Channel) -> None:
-        """Remove a channel that nothing is kept of; its namespace keeps its floor."""
+    def forget(self, channel: Channel) -> bool:
+        """Remove a channel that nothing is kept of; its namespace keeps its floor.
+
+        Return whether the floors of all namespaces have become one, as there were too many. That
+        one is the highest, so that nothing missing goes untold.
+        """
         namespace = namespace_of(channel.name)
         self._floors[namespace] = max(self._floor_of(namespace), channel.last)
         self.discard(channel)
+        if len(self._floors) <= MAX_NAMESPACES:
+            return False
+        highest = max(self._floors.values())
+        own = {name: floor for name, floor in self._floors.items() if name.startswith("$")}
+        self._floors = {OTHERS: highest, **own}
+        return True
 
     def covered(self, names: Iterable[str]) -> list[Channel]:
         """Return the channels that something may be kept of, out of channels and patterns."""
@@ -66,4 +83,5 @@ class Channels:
         return max(floors, default=0)
 
     def _floor_of(self, namespace: str) -> int:
-        return self._floors.get(namespace, 0)
+        floor = self._floors.get(namespace)
+        return self._floors.get(OTHERS, 0) if floor is None else floor

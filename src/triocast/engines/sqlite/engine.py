@@ -29,20 +29,17 @@ from triocast.engines.sqlite import reading, store
 from triocast.engines.sqlite.batch import Batch
 from triocast.engines.sqlite.channels import Channels
 from triocast.engines.sqlite.file import open_file
-from triocast.engines.sqlite.reading import Range
-from triocast.engines.sqlite.rows import CommitUnclear
+from triocast.engines.sqlite.reading import Damage, Range
+from triocast.engines.sqlite.rows import CommitUnclear, DamagedRow
 from triocast.engines.sqlite.store import Changes, Known
 from triocast.engines.sqlite.trimming import Trimming
 from triocast.engines.usage import Bounds, Usage
 from triocast.engines.worker import Job, JobQueue, fail_all, in_thread
 from triocast.errors import (
-    IdempotencyConflict,
     InternalError,
     OutcomeUnknown,
-    TooManyDocuments,
     TriocastError,
     Unavailable,
-    VersionConflict,
 )
 from triocast.events import (
     Accepted,
@@ -73,9 +70,6 @@ HEALTHY_SECONDS: Final = 1.0
 
 PROBE_SECONDS: Final = 2.0
 """How long a commit may take before the store counts as not healthy."""
-
-REFUSALS: Final = (IdempotencyConflict, VersionConflict, TooManyDocuments)
-"""What a job can be refused for by itself, while the others of its commit go on."""
 
 
 class StoreFailed(Unavailable):
@@ -153,6 +147,8 @@ class SQLiteEngine(Engine):
             channels=self._channels.by_id,
             forget=self._channels.forget,
         )
+        self.damaged = 0
+        """How many rows could not be read, since the start."""
         self._committed_at = -math.inf
         """When the last commit was kept, by trio's clock."""
 
@@ -255,7 +251,7 @@ class SQLiteEngine(Engine):
             for job in jobs:
                 try:
                     outcomes.append((job, batch.publish(job.work.events)))
-                except REFUSALS as refusal:
+                except TriocastError as refusal:  # It concerns this job alone.
                     outcomes.append((job, refusal))
             is_probe = any(job.work is _PROBE for job in jobs)
             if is_probe or not batch.is_empty:
@@ -344,7 +340,8 @@ class SQLiteEngine(Engine):
         complete = True
         if channels:
             job = partial(reading.read, self._file.reader, asked, head.epoch)
-            publications, complete = await self._reads.do(job, 1)
+            publications, complete, damage = await self._reads.do(job, 1)
+            self._note_damage(damage)
         # Looked at after the events, and raised before any is removed: so nothing goes unseen.
         # What was accepted and removed since is not missing.
         floors = {name: min(self._channels.floor(name), head.seq) for name in dict.fromkeys(names)}
@@ -363,8 +360,18 @@ class SQLiteEngine(Engine):
             limit=limit,
             limit_bytes=limit_bytes,
         )
-        found: list[Publication] | None = await self._reads.do(job, 1)
+        found, damage = await self._reads.do(job, 1)
+        self._note_damage(damage)
         return None if found is None else tuple(found)
+
+    def _note_damage(self, damage: Damage) -> None:
+        """Have those who miss an event that cannot be read be told so, as if it were removed."""
+        for name, seq, why in damage:
+            channel = self._channels.get(name)
+            if channel is not None and channel.floor < seq:
+                channel.floor = seq
+                self.damaged += 1
+                log.error("the event %d of %s cannot be read and is lost: %s", seq, name, why)
 
     async def document(self, channel: str, key: str) -> Document | None:
         await trio.lowlevel.checkpoint()
@@ -413,6 +420,10 @@ class SQLiteEngine(Engine):
                 for job, outcome in zip(jobs, outcomes, strict=True):
                     if isinstance(outcome, sqlite3.Error):
                         job.fail(StoreFailed(f"the event store cannot be read: {outcome}"))
+                    elif isinstance(outcome, DamagedRow):
+                        self.damaged += 1
+                        log.error("%s", outcome)
+                        job.fail(StoreFailed(str(outcome)))
                     elif isinstance(outcome, Exception):
                         log.error("a read failed by an error of ours", exc_info=outcome)
                         job.fail(InternalError())

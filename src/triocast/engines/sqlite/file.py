@@ -204,9 +204,17 @@ def claim(lock: int, path: Path) -> None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     # Each is used by one thread at a time, which its worker sees to.
-    return sqlite3.connect(
-        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-    )
+    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    db.text_factory = _decode
+    return db
+
+
+def _decode(text: bytes) -> str | bytes:
+    """Decode a text; return a damaged one as it is, so that only its row cannot be read."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text
 
 
 def write_note(path: Path, epoch: str, seq: int) -> None:

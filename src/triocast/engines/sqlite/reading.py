@@ -5,19 +5,23 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from heapq import merge
-from itertools import islice, takewhile
+from itertools import takewhile
 from typing import Final
 
 import attrs
 
 from triocast.documents import Document
 from triocast.engines.documents import Page, cut
-from triocast.engines.sqlite.rows import COLUMNS, Row, Transaction, publication_of
+from triocast.engines.sqlite.rows import COLUMNS, DamagedRow, Row, Transaction, publication_of
 from triocast.events import Publication, is_pattern, pattern_matches
 
 _SELECT: Final = f"SELECT {COLUMNS}, e.channel FROM events e"  # noqa: S608
 _MOST_SEEKS: Final = 64
 """Of more channels than this the events are looked for among those of all."""
+
+
+Damage = list[tuple[str, int, str]]
+"""Rows that cannot be read: channel, ``seq``, and what is wrong."""
 
 
 @attrs.frozen
@@ -31,16 +35,26 @@ class Range:
     newest: bool
 
 
-def read(db: sqlite3.Connection, asked: Range, epoch: str) -> tuple[list[Publication], bool]:
-    """Return publications in their order, and whether that is all."""
+def read(
+    db: sqlite3.Connection, asked: Range, epoch: str
+) -> tuple[list[Publication], bool, Damage]:
+    """Return publications in their order, whether that is all, and what could not be read."""
+    found: list[Publication] = []
+    damage: Damage = []
+    complete = True
     with Transaction(db, "DEFERRED"):
         rows = _read_all(db, asked) if len(asked.channels) > _MOST_SEEKS else _read_each(db, asked)
-        found = [publication_of(row, name, epoch) for name, row in islice(rows, asked.limit + 1)]
-    complete = len(found) <= asked.limit
-    del found[asked.limit :]
+        for name, row in rows:
+            if len(found) == asked.limit:
+                complete = False
+                break
+            try:
+                found.append(publication_of(row, name, epoch))
+            except DamagedRow as error:
+                damage.append((name, row[0], str(error)))
     if asked.newest:
         found.reverse()
-    return found, complete
+    return found, complete, damage
 
 
 def _read_each(db: sqlite3.Connection, asked: Range) -> Iterator[tuple[str, Row]]:
@@ -87,21 +101,27 @@ _LATEST: Final = f"""
 
 def read_latest(
     db: sqlite3.Connection, names: Sequence[str], epoch: str, *, limit: int, limit_bytes: int
-) -> list[Publication] | None:
-    """Return the newest event of each key of each channel that channels and patterns cover.
+) -> tuple[list[Publication] | None, Damage]:
+    """Return the newest event of each key of each channel that channels and patterns cover, and
+    what could not be read.
 
-    None beyond the limits.
+    None in place of events beyond the limits.
     """
     found: list[Publication] = []
+    damage: Damage = []
     with Transaction(db, "DEFERRED"):
         for id, name in _find_channels(db, names):
             for row in db.execute(_LATEST, {"channel": id}):
-                found.append(publication_of(row, name, epoch))
+                try:
+                    found.append(publication_of(row, name, epoch))
+                except DamagedRow as error:
+                    damage.append((name, row[0], str(error)))
+                    continue
                 limit_bytes -= len(found[-1].event.data)
                 if len(found) > limit or limit_bytes < 0:
-                    return None
+                    return None, damage
     found.sort(key=lambda publication: publication.seq)
-    return found
+    return found, damage
 
 
 def _find_channels(db: sqlite3.Connection, names: Sequence[str]) -> Iterator[tuple[int, str]]:
@@ -119,17 +139,29 @@ _DOCUMENT: Final = "SELECT channel, key, version, data, timestamp, user FROM doc
 
 
 def read_document(db: sqlite3.Connection, channel: str, key: str) -> Document | None:
-    """Return one document."""
+    """Return one document. Raises DamagedRow."""
     row = db.execute(_DOCUMENT + " WHERE channel = ? AND key = ?", (channel, key)).fetchone()
-    return None if row is None else Document(*row)
+    return None if row is None else _document_of(row)
 
 
 def read_documents(
     db: sqlite3.Connection, channel: str, after: str, *, limit: int, limit_bytes: int
 ) -> Page:
-    """Return a channel's documents behind a key, and whether that is all."""
+    """Return a channel's documents behind a key, and whether that is all. Raises DamagedRow."""
     rows = db.execute(_DOCUMENT + " WHERE channel = ? AND key > ? ORDER BY key", (channel, after))
-    return cut((Document(*row) for row in rows), limit=limit, limit_bytes=limit_bytes)
+    return cut(map(_document_of, rows), limit=limit, limit_bytes=limit_bytes)
+
+
+def _document_of(row: Row) -> Document:
+    channel, key, version, data, timestamp, user = row
+    texts = (channel, key, timestamp, "" if user is None else user)
+    if not (
+        isinstance(data, bytes)
+        and isinstance(version, int)
+        and all(isinstance(each, str) for each in texts)
+    ):
+        raise DamagedRow(f"the document {key!r} of {channel!r} is damaged: write or remove it")
+    return Document(channel, key, version, data, timestamp, user)
 
 
 def read_document_channels(db: sqlite3.Connection, prefix: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Final
 
 from triocast.clock import timestamp
 from triocast.engines.idempotency import Place, size_of
+from triocast.engines.sqlite.channels import OTHERS
 from triocast.engines.sqlite.rows import ROW_OVERHEAD, Channel, Transaction
 from triocast.engines.sqlite.store import add_usage
 from triocast.engines.usage import Bounds, Usage
@@ -54,7 +55,7 @@ def trim_up_to(db: sqlite3.Connection, channel: Channel, seq: int) -> Removed:
         db.execute("UPDATE channels SET floor = ? WHERE id = ?", (floor, channel.id))
         size = sum(length for _, length in rows)
         add_usage(db, Usage(events=-len(rows), event_bytes=-size))
-        channel.floor = floor
+        channel.floor = max(channel.floor, floor)
     return {channel: (len(rows), size)}
 
 
@@ -72,7 +73,7 @@ def find_old(db: sqlite3.Connection, channels: Iterable[Channel]) -> list[tuple[
         )
         last = 0
         for seq, when in rows:
-            if when >= before:
+            if isinstance(when, str) and when >= before:  # A damaged one goes with the old ones.
                 break
             last = seq
         if last:
@@ -89,19 +90,22 @@ def trim_oldest(db: sqlite3.Connection, channels: Mapping[int, Channel]) -> Remo
             " ORDER BY seq LIMIT ?",
             (TRIM_EVENTS,),
         ).fetchall()
-        floors = {channels[id]: seq for seq, id, _ in rows}
+        # Rows of a channel that is not known are damaged: nobody can ask for them.
+        floors = {channels[id]: seq for seq, id, _ in rows if id in channels}
         db.executemany("DELETE FROM events WHERE seq = ?", [(row[0],) for row in rows])
         db.executemany(
             "UPDATE channels SET floor = ? WHERE id = ?",
             [(floor, channel.id) for channel, floor in floors.items()],
         )
         for _, id, length in rows:
+            if id not in channels:
+                continue
             count, size = removed.get(channels[id], (0, 0))
             removed[channels[id]] = (count + 1, size + length)
         size = sum(length for _, _, length in rows)
         add_usage(db, Usage(events=-len(rows), event_bytes=-size))
         for channel, floor in floors.items():
-            channel.floor = floor
+            channel.floor = max(channel.floor, floor)
     return removed
 
 
@@ -114,6 +118,14 @@ def forget_channel(db: sqlite3.Connection, channel: int, namespace: str, floor: 
             " ON CONFLICT (name) DO UPDATE SET floor = max(floor, excluded.floor)",
             (namespace, floor),
         )
+
+
+def merge_floors(db: sqlite3.Connection) -> None:
+    """Keep one floor, the highest, for all namespaces but the server's own."""
+    with Transaction(db):
+        (highest,) = db.execute("SELECT max(floor) FROM namespaces").fetchone()
+        db.execute("DELETE FROM namespaces WHERE name NOT LIKE '$%'")
+        db.execute("INSERT INTO namespaces VALUES (?, ?)", (OTHERS, highest))
 
 
 def trim_records(db: sqlite3.Connection, *, seconds: float, usage: Usage, bounds: Bounds) -> Usage:

@@ -58,16 +58,31 @@ def fields_of(event: Event) -> Row:
     )  # fmt: skip
 
 
+class DamagedRow(ValueError):
+    """A row that was not written by us, or not as it is now."""
+
+
 def event_of(channel: str, fields: Row) -> Event:
-    """Return the event that `fields_of` was made of."""
+    """Return the event that `fields_of` was made of. Raises DamagedRow."""
     type, timestamp, key, tags, user, exclude, data, version = fields
+    texts = (type, timestamp, *(each for each in (key, tags, user, exclude) if each is not None))
+    if not (
+        isinstance(data, bytes)
+        and all(isinstance(each, str) for each in texts)
+        and isinstance(version, int | None)
+    ):
+        raise DamagedRow("a column has a value of another type, or a text that is not UTF-8")
+    try:
+        labels = tuple(json.loads(tags)) if tags else ()
+    except (ValueError, TypeError) as error:
+        raise DamagedRow(f"the tags cannot be read: {error}") from None
     return Event(
         type=type,
         data=data,
         channel=channel,
         timestamp=timestamp,
         key=key,
-        tags=tuple(json.loads(tags)) if tags else (),
+        tags=labels,
         user=user,
         exclude=exclude,
         version=version,

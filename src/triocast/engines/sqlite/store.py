@@ -4,6 +4,7 @@ raises sqlite3.Error.
 
 from __future__ import annotations
 
+import logging
 import math
 import sqlite3
 import time
@@ -22,6 +23,7 @@ from triocast.engines.retention import Retention
 from triocast.engines.sqlite.rows import (
     ROW_OVERHEAD,
     Channel,
+    DamagedRow,
     Row,
     Transaction,
     event_of,
@@ -29,6 +31,8 @@ from triocast.engines.sqlite.rows import (
 )
 from triocast.engines.usage import Usage
 from triocast.events import Event, Once
+
+log = logging.getLogger("triocast.sqlite")
 
 _INSERT: Final = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
@@ -143,12 +147,18 @@ def _write_held(db: sqlite3.Connection, held: Sequence[Change]) -> None:
 
 
 def load_held(db: sqlite3.Connection) -> list[tuple[int, Event]]:
-    """Return what was held back, in its order."""
+    """Return what was held back, in its order; what cannot be read is logged and left out."""
     query = (
         "SELECT number, channel, type, timestamp, key, tags, user, exclude, data, version"
         " FROM held ORDER BY number"
     )
-    return [(row[0], event_of(row[1], row[2:])) for row in db.execute(query)]
+    held: list[tuple[int, Event]] = []
+    for number, channel, *fields in db.execute(query):
+        try:
+            held.append((number, event_of(channel, tuple(fields))))
+        except DamagedRow as error:
+            log.error("an event that was held back in %s is lost: %s", channel, error)
+    return held
 
 
 def record_of(once: Once, record: Record) -> Row:
@@ -194,12 +204,12 @@ def find_known(
             known.records[place] = Record(*row[1:])
         elif row is not None:
             known.expired.add(place)
-    query = "SELECT version, data FROM documents WHERE channel = ? AND key = ?"
+    query = "SELECT version, length(data) FROM documents WHERE channel = ? AND key = ?"
     for at in documents:
         row = db.execute(query, at).fetchone()
         if row is not None:
-            version, data = row
-            known.documents[at] = Standing(version, document_size(at, data))
+            version, size = row
+            known.documents[at] = Standing(version, document_size(at, size))
 
 
 def load_revision(db: sqlite3.Connection) -> int:

@@ -47,7 +47,7 @@ class Trimming:
         lock: trio.Lock,
         limiter: trio.CapacityLimiter,
         channels: dict[int, Channel],
-        forget: Callable[[Channel], None],
+        forget: Callable[[Channel], bool],
     ) -> None:
         self._db = db
         self._retention = retention
@@ -158,10 +158,12 @@ class Trimming:
                 if not channel.count:
                     namespace = namespace_of(channel.name)
                     # First for readers, who must not find a channel without a floor.
-                    self._forget(channel)
+                    merged = self._forget(channel)
                     await self._in_thread(
                         removing.forget_channel, channel.id, namespace, channel.last
                     )
+                    if merged:
+                        await self._in_thread(removing.merge_floors)
         return sum(count for count, _ in removed.values())
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
