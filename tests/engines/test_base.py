@@ -11,7 +11,7 @@ from triocast.engines.base import Engine
 
 ABSTRACT = {
     "attach", "check_health", "close", "detach", "document", "document_channels", "documents",
-    "forget", "head", "history", "latest", "merged", "publish",
+    "forget", "head", "history", "latest", "merged", "publish", "usage",
 }  # fmt: skip
 
 

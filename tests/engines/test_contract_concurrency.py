@@ -4,13 +4,10 @@ Hypothesis writes a script for each of several tasks and decides how long each c
 takes, so that a failure can be repeated. The tasks only record what they asked and what the engine
 answered. Afterwards, the events in the order in which the engine spread them are the truth: every
 answer has to be right for some moment between its question and the answer.
-
-`TRIOCAST_TEST_EXAMPLES` is the number of examples, for a longer run.
 """
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, cycle
@@ -21,11 +18,11 @@ import trio
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from triocast.documents import Document, Write
+from triocast.documents import ABSENT, Document, Write, at
+from triocast.engines.usage import Bounds
 from triocast.errors import IdempotencyConflict, TooManyDocuments, TriocastError, VersionConflict
 from triocast.events import Event, Once, Publication, pattern_matches
 
-EXAMPLES = int(os.environ.get("TRIOCAST_TEST_EXAMPLES", "50"))
 TIME = "2026-01-31T12:00:00.123Z"
 CHANNELS = ("a", "n:b", "$all", "$conn:x")
 EVERY = 10**6
@@ -322,8 +319,9 @@ def event_of(item: Item, data: bytes, seen: Mapping[Place, int], once: Once | No
     write = None
     if item.removes is not None:
         assert item.key is not None
-        version = {"any": None, "none": 0, "seen": seen.get((item.channel, item.key), 0)}
-        write = Write(None if item.removes else data, version[item.expects])
+        version = seen.get((item.channel, item.key), 0)
+        expected = {"any": None, "none": ABSENT, "seen": at(version) if version else ABSENT}
+        write = Write(None if item.removes else data, expected[item.expects])
     return Event("T", data, item.channel, TIME, key=item.key, once=once, write=write)
 
 
@@ -367,7 +365,8 @@ class State:
             if event.write is not None:
                 document = state.documents.get(place_of(event))
                 version = 0 if document is None else document.version
-                if event.write.if_version not in (None, version):
+                expected = event.write.precondition
+                if expected is not None and expected.mismatch(version) is not None:
                     return VersionConflict
                 size = len(state.documents)
                 state = state.after(event)
@@ -442,11 +441,11 @@ class Truth:
     def check_winners(self) -> None:
         """At most one writer succeeds for each version of a document."""
         won = [
-            (place_of(event), event.write.if_version)
+            (place_of(event), event.write.precondition)
             for call in self.published
             if isinstance(call.answer, tuple)
             for event in call.events
-            if event.write is not None and event.write.if_version
+            if event.write is not None and event.write.precondition not in (None, ABSENT)
         ]
         assert len(set(won)) == len(won)
 
@@ -542,7 +541,7 @@ def covers(names: Sequence[str], channel: str) -> bool:
 
 async def perform(open_engine, scripts, *, removes=False, max_documents=EVERY, **bounds):
     """Perform scripts and check all answers; return the truth and the history at the end."""
-    async with open_engine(max_documents=max_documents, **bounds) as engine:
+    async with open_engine(bounds=Bounds(documents=max_documents), **bounds) as engine:
         play = Play(engine)
         await play.perform(scripts)
         await engine.trim()
@@ -594,7 +593,8 @@ def rotated(steps: Sequence[object]) -> list[list[object]]:
 
 delays = st.lists(st.integers(0, 9), min_size=1, max_size=12)
 common_settings = settings(
-    max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=settings.default.max_examples // 2,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 

@@ -260,6 +260,8 @@ class TestDamage:
                 history = await engine.history(["a", "b"], after=0, limit=9)
                 assert [p.seq for p in history.publications] == [3, 4]
                 assert history.floors == {"a": 2, "b": 0}
+            page = await engine.history(["a", "b"], after=0, limit=1)
+            assert ([p.seq for p in page.publications], page.complete) == ([3], False)
             assert engine.damaged == 1
             assert caplog.text.count("the event 2 of a cannot be read") == 1
             latest = await engine.latest(["a", "b"], limit=9, limit_bytes=1_000)

@@ -56,7 +56,8 @@ def test_a_range_matches_a_plain_list(
         patch.setattr(reading, "_MOST_SEEKS", seeks)
         tables = new_tables(file.writer)
         published = tables.publish(*history)
-        asked = Range(ids(tables, names), after, before, limit, newest)
+        channels = [(id, name, after) for id, name in ids(tables, names)]
+        asked = Range(channels, after, before, limit, newest)
         found, complete, damage = read(file.reader, asked, "e")
         assert damage == []
     due = [p for p in published if p.event.channel in names and after < p.seq < before]
@@ -95,7 +96,7 @@ def test_latest_is_the_last_event_of_each_key_of_each_channel(
 )
 def test_latest_covers_all_channels_that_match(tables, names, seqs):
     tables.publish(*[event(channel) for channel in ("a", "b", "n:c", "n:cd", "$all")])
-    found = read_latest(tables.db, names, "e", limit=9, limit_bytes=9)
+    found, _ = read_latest(tables.db, names, "e", limit=9, limit_bytes=9)
     assert [publication.seq for publication in found] == seqs
 
 

@@ -139,7 +139,7 @@ def test_of_too_many_idempotency_records_the_oldest_go(tables, monkeypatch, boun
     assert tables.db.execute("SELECT key FROM published").fetchall() == [("c",), ("d",)]
 
 
-def test_what_is_removed_is_noted_as_gone(tables, bit):
+def test_what_is_removed_is_noted_as_gone(tables, small_steps):
     tables.publish(*[event("a"), event("b", 5)] * 5)
     channel = tables.channels.get("a")
     removing.trim_up_to(tables.db, channel, 9)

@@ -88,7 +88,7 @@ async def test_twice_as_many_events_are_removed_as_were_published(db, new_tables
         assert len(tables.seqs("a")) == left
 
 
-async def test_the_oldest_of_all_go_where_events_have_too_many_bytes(tables, bit):
+async def test_the_oldest_of_all_go_where_events_have_too_many_bytes(tables, small_steps):
     tables.publish(*[event("a"), event("b")] * 25)
     retention = trimming_of(tables, history_bytes=12 * (ROW_OVERHEAD + 1))
     await retention.keep_up(5)
@@ -100,7 +100,7 @@ async def test_the_oldest_of_all_go_where_events_have_too_many_bytes(tables, bit
     assert len(tables.seqs("a")) + len(tables.seqs("b")) == left
 
 
-async def test_documents_and_records_remove_no_event(tables, bit):
+async def test_documents_and_records_remove_no_event(tables, small_steps):
     tables.publish(*[event()] * 5)
     usage = Usage(documents=9, document_bytes=10**6, records=9, record_bytes=10**6)
     store.append(tables.db, Changes(5, usage=usage))
@@ -145,7 +145,7 @@ async def test_old_idempotency_records_are_removed(tables, small_steps, monkeypa
     assert tables.db.execute("SELECT key FROM published").fetchall() == [("x",), ("y",)]
 
 
-async def test_too_many_idempotency_records_go_while_others_are_published(tables, bit):
+async def test_too_many_idempotency_records_go_while_others_are_published(tables, small_steps):
     records = [record_of(Once("ann", f"{key}", 0, b"1"), Record(b"1", 1)) for key in range(25)]
     store.append(tables.db, Changes(0, records=records, usage=Usage(records=25)))
     retention = trimming_of(tables, bounds=Bounds(records=5))
@@ -154,7 +154,7 @@ async def test_too_many_idempotency_records_go_while_others_are_published(tables
         assert tables.db.execute("SELECT count(*) FROM published").fetchone() == (left,)
 
 
-async def test_a_channel_can_be_emptied_up_to_an_event(tables, bit):
+async def test_a_channel_can_be_emptied_up_to_an_event(tables, small_steps):
     tables.publish(*[event("a"), event("b")] * 25)
     retention = trimming_of(tables)
     assert await retention.remove(tables.channels.get("a"), 45) == 23

@@ -330,7 +330,7 @@ class SQLiteEngine(Engine):
         # The moment that is answered for: what is accepted while it is read is left out.
         head = self._head
         channels = [
-            (channel.id, channel.name)
+            (channel.id, channel.name, max(after, channel.floor))
             for channel in self._channels.covered(names)
             if channel.last > after
         ]

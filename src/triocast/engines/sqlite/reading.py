@@ -26,9 +26,13 @@ Damage = list[tuple[str, int, str]]
 
 @attrs.frozen
 class Range:
-    """What of some channels is asked for; see `Engine.history`."""
+    """What of some channels is asked for; see `Engine.history`.
 
-    channels: Sequence[tuple[int, str]]
+    ``channels`` are ids, names, and after which ``seq`` each is readable: the highest of what was
+    asked for and its floor.
+    """
+
+    channels: Sequence[tuple[int, str, int]]
     after: int
     before: int
     limit: int
@@ -60,21 +64,21 @@ def read(
 def _read_each(db: sqlite3.Connection, asked: Range) -> Iterator[tuple[str, Row]]:
     """Yield the rows of a few channels in their order: what comes next is looked up in each."""
 
-    def rows_of(id: int, name: str) -> Iterator[tuple[str, Row]]:
+    def rows_of(id: int, name: str, after: int) -> Iterator[tuple[str, Row]]:
         query = _SELECT + " WHERE e.channel = ? AND e.seq > ? AND e.seq < ?" + _order(asked)
-        return ((name, row) for row in db.execute(query, (id, asked.after, asked.before)))
+        return ((name, row) for row in db.execute(query, (id, after, asked.before)))
 
-    channels = [rows_of(id, name) for id, name in asked.channels]
+    channels = [rows_of(*channel) for channel in asked.channels]
     return merge(*channels, key=lambda found: found[1][0], reverse=asked.newest)
 
 
 def _read_all(db: sqlite3.Connection, asked: Range) -> Iterator[tuple[str, Row]]:
     """Yield the rows of many channels in their order, out of those of all."""
-    names = dict(asked.channels)
+    channels = {id: (name, after) for id, name, after in asked.channels}
     query = _SELECT + " WHERE e.seq > ? AND e.seq < ?" + _order(asked)
     for row in db.execute(query, (asked.after, asked.before)):
-        name = names.get(row[-1])
-        if name is not None:
+        name, after = channels.get(row[-1], ("", asked.before))
+        if row[0] > after:
             yield name, row
 
 
