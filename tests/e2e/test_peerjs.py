@@ -219,12 +219,6 @@ def test_what_is_wrong_is_told(server: Server, name: str) -> None:
         b"{}",
         "[]",
         "{}",
-        '{"type":"OFFER"}',
-        '{"type":"OFFER","dst":"a/b","payload":{}}',
-        '{"type":"OFFER","dst":"a","payload":{"sdp":{"type":"offer","sdp":"hello"}}}',
-        json.dumps({"type": "ANSWER", "dst": "a", "payload": offered()}),
-        '{"type":"CANDIDATE","dst":"a","payload":{"candidate":null}}',
-        '{"type":"LEAVE","dst":' + "[" * 100 + "]" * 100 + "}",
     ],
 )
 def test_what_is_no_message_ends_the_connection(
@@ -235,6 +229,30 @@ def test_what_is_no_message_ends_the_connection(
         peer.ws.send(message)
         assert peer.next()["type"] == "ERROR"
         assert peer.closed() == 1008
+
+
+@pytest.mark.parametrize(
+    ("message", "dst"),
+    [
+        ('{"type":"OFFER"}', None),
+        ('{"type":"OFFER","dst":"a/b","payload":{}}', "a/b"),
+        ('{"type":"OFFER","dst":"a","payload":{"sdp":{"type":"offer","sdp":"hello"}}}', "a"),
+        (json.dumps({"type": "ANSWER", "dst": "a", "payload": offered()}), "a"),
+        (json.dumps({"type": "OFFER", "dst": "a@b", "payload": offered()}), "a@b"),
+        ('{"type":"CANDIDATE","dst":"a","payload":{"candidate":null}}', None),
+        ('{"type":"LEAVE","dst":' + "[" * 100 + "]" * 100 + "}", None),
+    ],
+)
+def test_a_message_that_is_refused_fails_alone(
+    server: Server, name: str, message: str, dst: str | None
+) -> None:
+    with Peer(server, name) as peer:
+        peer.opened()
+        peer.ws.send(message)
+        if dst is not None:
+            assert peer.next() == {"type": "EXPIRE", "src": dst, "dst": name}
+        peer.offer(name)
+        assert peer.next()["type"] == "OFFER"
 
 
 def test_a_message_that_is_too_large_ends_the_connection(server: Server, name: str) -> None:

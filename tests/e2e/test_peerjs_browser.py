@@ -127,6 +127,21 @@ def test_a_peer_that_is_not_there(pages: tuple[Page, Page], server: Server) -> N
     assert ann.evaluate("errors") == [["peer-unavailable", "Could not connect to peer nobody-here"]]
 
 
+def test_a_call_to_an_impossible_id_leaves_the_others_alone(
+    pages: tuple[Page, Page], server: Server
+) -> None:
+    ann, bob = pages
+    bob_id = begin(bob, server)
+    begin(ann, server)
+    ann.evaluate("window.failed = peer.connect('bob@example.com')")
+    ann.wait_for_function("errors.length === 1")
+    connect(ann, bob, bob_id)
+    assert ann.evaluate("errors") == [
+        ["peer-unavailable", "Could not connect to peer bob@example.com"]
+    ]
+    assert ann.evaluate("[peer.disconnected, states.includes('disconnected')]") == [False, False]
+
+
 def test_disconnect_and_reconnect(pages: tuple[Page, Page], server: Server) -> None:
     ann, bob = pages
     ann_id, bob_id = begin(ann, server), begin(bob, server)

@@ -21,7 +21,7 @@ from triocast.signaling.peerjs import (
     is_issued,
     issue_id,
 )
-from triocast.signaling.peerjs_messages import Heartbeat, Leave, is_id, parse
+from triocast.signaling.peerjs_messages import Heartbeat, Leave, Refused, is_id, parse
 
 SDP = "v=0\r\n"
 ANN, BOB, EVE = Owner("ann", "a"), Owner("bob", "b"), Owner("eve", "e")
@@ -66,6 +66,25 @@ def test_a_message_goes_straight_on(peers: Peers) -> None:
     assert (message["src"], message["dst"], message["payload"]["metadata"]) == ("ann", "bob", 7)
     assert set(message) == {"type", "src", "dst", "payload"}
     assert peers.ids == ["ann", "bob"]
+
+
+def test_a_refused_message_fails_alone(peers: Peers) -> None:
+    peers.claim("1", ANN, 0)
+    peers.handle("1", offer("bob", 1), 0)
+    assert told(peers.refuse("1", Refused("bob"), 1)) == [("1", "EXPIRE", "bob")]
+    assert told(peers.refuse("1", Refused("a@b"), 1)) == [("1", "EXPIRE", "a@b")]
+    assert peers.refuse("1", Refused(), 1) == []
+    assert peers.refuse("unknown", Refused("bob"), 1) == []
+    assert (peers.stats.refused, peers.stats.expired) == (3, 0)
+    assert told(peers.claim("2", BOB, 1)) == [("2", "OPEN", None), ("2", "OFFER", 1)]
+
+
+def test_a_refused_message_is_a_sign_of_life(peers: Peers) -> None:
+    alive = peers.limits.alive_seconds
+    peers.claim("1", ANN, 0)
+    peers.refuse("1", Refused(), 10)
+    assert peers.due(alive + 9) == []
+    assert told(peers.due(alive + 10)) == [("1", "close", CloseCode.PEER_LOST)]
 
 
 def test_an_id_is_of_who_has_its_secret(peers: Peers) -> None:

@@ -19,11 +19,13 @@ from triocast.signaling.peerjs_messages import (
     Heartbeat,
     Leave,
     Offer,
+    Refused,
     encode,
     error,
     expire,
     is_id,
     parse,
+    read_refused,
 )
 
 
@@ -132,6 +134,59 @@ def test_a_message_nests_only_so_deep(depth: int) -> None:
             parse(said)
 
 
+@pytest.mark.parametrize("kind", ["OFFER", "ANSWER"])
+@pytest.mark.parametrize(
+    "dst", ["bob", "a@b", "", "a--b", "ü", "x" * 300, "\u2028"], ids=lambda dst: repr(dst)[:9]
+)
+def test_a_refused_message_names_the_other_end_of_its_call(kind: str, dst: str) -> None:
+    assert read_refused(text(kind, dst=dst, payload=None)) == Refused(dst)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"connectionId": "c" * 300},
+        {"metadata": "half a \ud83d"},
+        {"metadata": json.loads("[" * 31 + "]" * 31)},
+        {"metadata": json.loads("[" * 900 + "]" * 900)},
+        {"sdp": None},
+    ],
+    ids=["long id", "half a pair", "deep", "very deep", "no sdp"],
+)
+def test_whatever_is_wrong_with_a_payload_its_receiver_is_known(fields: Any) -> None:
+    said = text("OFFER", payload=payload("OFFER", **fields))
+    with pytest.raises(BadRequest):
+        parse(said)
+    assert read_refused(said) == Refused("bob")
+
+
+def test_a_number_of_any_length_hides_nothing() -> None:
+    said = '{"type":"OFFER","dst":"bob","payload":%s}' % ("1" * 5_000)
+    assert read_refused(said) == Refused("bob")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        '{"type":"LEAVE","dst":"a@b"}',
+        '{"type":"CANDIDATE","dst":"bob","payload":null}',
+        '{"type":"OFFER"}',
+        '{"type":"OFFER","dst":5}',
+        '{"type":"OFFER","dst":"\\ud83d"}',
+        '{"type":"HELLO","dst":"bob"}',
+        '{"type":"OFFER","dst":"bob","x":' + "[" * 20_000 + "]" * 20_000 + "}",
+    ],
+    ids=["LEAVE", "CANDIDATE", "no dst", "a number", "half a pair", "unknown", "too deep"],
+)
+def test_a_refused_message_may_end_no_call(said: str) -> None:
+    assert read_refused(said) == Refused(None)
+
+
+@pytest.mark.parametrize("said", ["", "{", "3", "null", "[]", "{}", '{"type":1}', '{"dst":"bob"}'])
+def test_what_has_no_type_is_no_message(said: str) -> None:
+    assert read_refused(said) is None
+
+
 # What is passed on.
 
 values = st.recursive(
@@ -169,7 +224,8 @@ def test_whatever_a_client_says_is_read_or_refused(said: str | bytes) -> None:
     try:
         parse(said)
     except BadRequest:
-        pass
+        if isinstance(said, str):
+            read_refused(said)
 
 
 # From the server.

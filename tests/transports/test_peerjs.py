@@ -1,4 +1,7 @@
-"""PeerJS clients over memory streams: what comes at once, and how some are sent away."""
+"""PeerJS clients over memory streams: what comes at once, what is refused, and who is sent away."""
+
+import json
+import logging
 
 import pytest
 import trio
@@ -17,10 +20,23 @@ REFUSED = {"type": "ERROR", "payload": {"msg": "not today"}}
 POLICY = (1008, "policy")
 
 
-@pytest.fixture
-def arrive(parts, nursery):
-    peerjs = PeerJS(PeerLimits())
+def offer(dst, **fields):
+    sdp = {"type": "offer", "sdp": "v=0"}
+    payload = {"sdp": sdp, "type": "data", "connectionId": "dc", **fields}
+    return {"type": "OFFER", "dst": dst, "payload": payload}
 
+
+def expired(src):
+    return {"type": "EXPIRE", "src": src, "dst": "ann"}
+
+
+@pytest.fixture
+def peerjs():
+    return PeerJS(PeerLimits())
+
+
+@pytest.fixture
+def arrive(parts, nursery, peerjs):
     async def arrive(secret, *, id="ann", refusal=""):
         connection = PeerJSConnection(
             parts.connections,
@@ -87,3 +103,72 @@ async def test_what_has_waited_has_room_whatever_is_bound_for_events(autojump_cl
     bob = await arrive("s2", id="bob")
     assert [text["type"] for text in bob.take()] == ["OPEN"] + ["OFFER"] * 5
     assert bob.connection.reason is None
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (offer("a@b"), [expired("a@b")]),
+        (offer("bob "), [expired("bob ")]),
+        (offer("x" * 129), [expired("x" * 129)]),
+        (offer("bob", connectionId="c" * 300), [expired("bob")]),
+        (offer("bob", metadata="half a \ud83d"), [expired("bob")]),
+        ({"type": "CANDIDATE", "dst": "bob", "payload": {}}, []),
+        ({"type": "ANSWER", "dst": "bob", "payload": None}, [expired("bob")]),
+        ({"type": "LEAVE", "dst": "a@b"}, []),
+        ({"type": "OFFER"}, []),
+    ],
+    ids=lambda value: "",
+)
+async def test_a_message_that_is_refused_fails_alone(
+    autojump_clock, caplog, arrive, peerjs, message, told
+):
+    """A client that reads ERROR closes its line, and with it all its calls lose their signaling."""
+    caplog.set_level(logging.INFO, logger="triocast.signaling")
+    ann, bob = await arrive("s1"), await arrive("s2", id="bob")
+    assert (ann.take(), bob.take()) == ([{"type": "OPEN"}], [{"type": "OPEN"}])
+    await ann.send(message)
+    assert ann.take() == told
+    await ann.send(offer("bob"))
+    assert [message["src"] for message in bob.take()] == ["ann"]
+    assert (ann.take(), ann.connection.reason) == ([], None)
+    assert peerjs.counts()["refused"] == 1
+    (record,) = caplog.records
+    assert "refused" in record.getMessage()
+
+
+async def test_what_waits_for_a_peer_outlasts_a_refused_message(autojump_clock, arrive):
+    ann = await arrive("s1")
+    await ann.send(offer("bob"))
+    await ann.send(offer("bob", connectionId=""))
+    assert ann.take() == [{"type": "OPEN"}, expired("bob")]
+    bob = await arrive("s2", id="bob")
+    assert [message["type"] for message in bob.take()] == ["OPEN", "OFFER"]
+
+
+async def test_refused_messages_slow_their_sender_down(autojump_clock, arrive):
+    ann = await arrive("s1")
+    assert ann.take() == [{"type": "OPEN"}]
+    for _ in range(200):
+        ann.protocol.send_text(json.dumps(offer("a@b")).encode())
+    await ann.flush()
+    await trio.sleep(3)
+    told = len(ann.take())
+    assert 50 < told < 150
+    await trio.sleep(10)
+    assert len(ann.take()) == 200 - told
+
+
+@pytest.mark.parametrize("message", ["hello", "{", "[]", '{"type":1}', b"{}"])
+async def test_who_does_not_speak_peerjs_is_sent_away(autojump_clock, caplog, arrive, message):
+    caplog.set_level(logging.INFO, logger="triocast.signaling")
+    ann = await arrive("s1")
+    assert ann.take() == [{"type": "OPEN"}]
+    if isinstance(message, bytes):
+        ann.protocol.send_binary(message)
+    else:
+        ann.protocol.send_text(message.encode())
+    await ann.flush()
+    assert [message["type"] for message in ann.take()] == ["ERROR"]
+    assert ann.close == POLICY
+    assert "sent away" in caplog.text

@@ -29,6 +29,7 @@ from triocast.signaling.peerjs_messages import (
     ID_TAKEN,
     OPEN,
     Heartbeat,
+    Refused,
     Relayed,
     Request,
     expire,
@@ -105,6 +106,8 @@ class PeerStats:
     relayed: int = 0
     expired: int = 0
     """Messages that nobody came for, or that found no room to wait."""
+    refused: int = 0
+    """Messages that could not be read."""
 
 
 class Peers:
@@ -203,6 +206,20 @@ class Peers:
         if not message.waits:
             return []
         return [*self._expire(now), *self._queue(client.owner, message, data, now)]
+
+    def refuse(self, connection: str, refused: Refused, now: float) -> list[Effect]:
+        """Fail one message, and nothing else; its sender is told as if nobody had come for it.
+
+        ``ERROR`` would be the end for all its calls: clients close the line when they read it.
+        """
+        client = self._by_connection.get(connection)
+        if client is None:
+            return []
+        client.heard_at = now
+        self.stats.refused += 1
+        if refused.dst is None:
+            return []
+        return [Deliver(connection, expire(src=refused.dst, dst=client.owner.id))]
 
     def due(self, now: float) -> list[Effect]:
         """Do what time brings: what waited too long expires, and who is silent is dropped."""

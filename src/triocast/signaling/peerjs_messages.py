@@ -7,8 +7,10 @@ word. Of a payload only the shape is looked at: applications' metadata are in it
 from __future__ import annotations
 
 import re
+from json import loads
 from typing import Annotated, Any, ClassVar, Final, Literal
 
+import attrs
 import msgspec
 from msgspec import Meta
 
@@ -53,7 +55,7 @@ def error(message: str) -> bytes:
 
 
 def expire(*, src: str, dst: str) -> bytes:
-    """Return what tells ``dst`` that ``src`` did not come for what it was sent."""
+    """Return what tells ``dst`` that what it sent to ``src`` was not delivered."""
     return encode("EXPIRE", src=src, dst=dst)
 
 
@@ -123,6 +125,7 @@ _KINDS: Final[dict[str, msgspec.json.Decoder[Request]]] = {
     str(kind.__struct_config__.tag): msgspec.json.Decoder(kind)
     for kind in (Offer, Answer, Candidate, Leave, Heartbeat)
 }
+_CALLS: Final = frozenset(str(kind.__struct_config__.tag) for kind in (Offer, Answer))
 _described = msgspec.json.Decoder(_Described)
 _trickled = msgspec.json.Decoder(_Trickled)
 
@@ -145,6 +148,45 @@ def parse(text: str | bytes) -> Request | None:
     elif isinstance(message, Candidate):
         json.decode(_trickled, message.payload)
     return message
+
+
+@attrs.frozen
+class Refused:
+    """A message that `parse` refused.
+
+    ``dst`` is the other end of the call that fails because of it. A call without one of its
+    candidates may well succeed, and a ``LEAVE`` is the end of one: with those it is None.
+    """
+
+    dst: str | None = None
+
+
+def read_refused(text: str) -> Refused | None:
+    """Return what can be told of a message that `parse` refused; None if it is no message at all.
+
+    A message is a JSON object with a ``type``. It is read with Python's own parser, which takes
+    what msgspec does not: half a surrogate pair, as JavaScript's ``slice`` leaves it in a text.
+    """
+    try:
+        found = loads(text, parse_int=float)  # An int of that many digits is an error.
+    except RecursionError:
+        return Refused()
+    except ValueError:
+        return None
+    if not isinstance(found, dict) or not isinstance(found.get("type"), str):
+        return None
+    dst = found.get("dst")
+    if found["type"] not in _CALLS or not isinstance(dst, str) or not _is_unicode(dst):
+        return Refused()
+    return Refused(dst)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_sdp(description: Description, kind: str) -> None:

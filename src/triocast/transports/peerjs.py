@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -10,7 +11,7 @@ from triocast.auth import Grant
 from triocast.errors import BadRequest, EndReason
 from triocast.link import Link
 from triocast.signaling.peerjs import Owner, PeerLimits, Peers
-from triocast.signaling.peerjs_messages import error, parse
+from triocast.signaling.peerjs_messages import error, parse, read_refused
 from triocast.transports.effects import Pace, Recipients
 from triocast.transports.websocket import WebSocketConnection
 from triocast.wire import websocket as frames
@@ -18,11 +19,16 @@ from triocast.wire import websocket as frames
 if TYPE_CHECKING:
     from triocast.connections import Connections
 
+log = logging.getLogger("triocast.signaling")
+
 DUE_SECONDS: Final = 0.5
 """How often it is looked for what has waited too long, and who gives no sign."""
 
 RATE: Final = 200.0
 """Messages per second that a client may send; it is read no faster than that."""
+
+REFUSED_BYTES: Final = 32_768
+"""What a refused message counts for in a client's rate: each is a line in the log."""
 
 PARTING_SECONDS: Final = 1.0
 """How long a client that is sent away at its arrival may take to read why."""
@@ -52,6 +58,7 @@ class PeerJS:
             "waiting_bytes": peers.waiting_bytes,
             "relayed": peers.stats.relayed,
             "expired": peers.stats.expired,
+            "refused": peers.stats.refused,
         }
 
 
@@ -152,12 +159,13 @@ class PeerJSConnection(WebSocketConnection):
             await trio.sleep(delay)
             if self.reason is not None:
                 return
+        if isinstance(message, bytes):
+            self._refuse("messages are text")
+            return
         try:
-            if isinstance(message, bytes):
-                raise BadRequest("messages are text")
             said = parse(message)
         except BadRequest as wrong:
-            self._refuse(wrong.message)
+            self._fail(message, wrong)
             return
         now = trio.current_time()
         if said is None:
@@ -166,10 +174,23 @@ class PeerJSConnection(WebSocketConnection):
         self._pace.charge(len(message))
         self._peerjs.recipients.put_off(self._peerjs.peers.handle(self.id, said, now))
 
+    def _fail(self, message: str, why: BadRequest) -> None:
+        """Refuse one message; the line stays, unless this is no PeerJS at all."""
+        refused = read_refused(message)
+        if refused is None:
+            self._refuse(why.message)
+            return
+        log.info("connection %s: a message is refused: %s: %s", self.id, why.code, why.message)
+        self._pace.charge(REFUSED_BYTES)
+        effects = self._peerjs.peers.refuse(self.id, refused, trio.current_time())
+        self._peerjs.recipients.put_off(effects)
+
     async def _answer(self) -> None:
         self._peerjs.recipients.carry_out()
 
     def _refuse(self, why: str) -> None:
+        """Send the client away, and say why."""
+        log.info("connection %s: the client is sent away: %s", self.id, why)
         self._peerjs.recipients.carry_out()
         self.tell([error(why)])
         self.end(EndReason.POLICY)
