@@ -18,8 +18,13 @@ from triocast.auth import Authenticator, RoomRight
 from triocast.cli import main
 from triocast.engines.sqlite.file import open_file
 from triocast.settings import SETTINGS, Problem, Settings, SettingsError
+from triocast.web.call import Fields, Headers
 
 KEY = "k" * 48
+
+
+def bearer(token):
+    return Headers([(b"authorization", f"Bearer {token}".encode())])
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +174,7 @@ def test_a_token_allows_what_it_says(run):
     }
     grant = Authenticator(
         token_key=KEY, token_audience="here", token_in_query=False, insecure_anonymous=False
-    ).grant({"Authorization": f"Bearer {done.output.strip()}"}, {}, None)
+    ).grant(bearer(done.output.strip()), Fields(()), None)
     assert grant.user == "ann"
     assert grant.may_subscribe("news:today")
     assert grant.may_subscribe("chat")
@@ -193,12 +198,11 @@ def test_a_token_for_rooms(run):
     def rights(*options):
         done = run("token", "--sub", "ann", *options, TRIOCAST_TOKEN_KEY=KEY)
         assert done.exit_code == 0, done.stderr
-        fields = {"Authorization": f"Bearer {done.output.strip()}"}
         return (
             Authenticator(
                 token_key=KEY, token_audience=None, token_in_query=False, insecure_anonymous=False
             )
-            .grant(fields, {}, None)
+            .grant(bearer(done.output.strip()), Fields(()), None)
             .rooms
         )
 

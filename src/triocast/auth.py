@@ -21,6 +21,7 @@ import hashlib
 import math
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import attrs
@@ -114,9 +115,13 @@ EVERYTHING: Final = Grant(
 
 
 class Fields(Protocol):
-    """Header or query fields by name, the first of each."""
+    """Header or query fields by name."""
 
-    def get(self, name: str, /) -> str | None: ...
+    def get(self, name: str, /) -> str | None:
+        """Return the first value of a name."""
+
+    def all(self, name: str, /) -> Sequence[str]:
+        """Return every value of a name."""
 
     def __contains__(self, name: str, /) -> bool: ...
 
@@ -162,19 +167,18 @@ class Authenticator:
 
     def has_token(self, headers: Fields, query: Fields) -> bool:
         """Whether the caller has brought something that should be a token."""
-        return "Authorization" in headers or "token" in query
+        return _bearer(headers) is not None or "token" in query
 
     def grant_of_token(self, token: str) -> Grant:
         """Return the grant of a token that came in a message. Raises Unauthorized."""
         return self._verify(token)
 
     def _token(self, headers: Fields, query: Fields) -> str | None:
-        authorization = headers.get("Authorization")
-        if authorization is not None:
-            scheme, _, token = authorization.partition(" ")
-            if scheme.lower() != "bearer" or not token.strip():
+        bearer = _bearer(headers)
+        if bearer is not None:
+            if not bearer:
                 raise Unauthorized("the Authorization header is 'Bearer <token>'")
-            return token.strip()
+            return bearer
         token_in_query = query.get("token")
         if token_in_query is None:
             return None
@@ -239,6 +243,19 @@ class Authenticator:
             )
         if "X-Forwarded-For" in headers or "Forwarded" in headers:
             raise Unauthorized("anonymous clients are not let in through a proxy")
+
+
+def _bearer(headers: Fields) -> str | None:
+    """Return what follows ``Bearer`` in an Authorization header; None if there is none.
+
+    Credentials of other schemes are meant for somebody else, such as a proxy that asks for a
+    password (Basic) or a browser's domain (Negotiate): they count as none.
+    """
+    for line in headers.all("Authorization"):
+        scheme, _, token = line.strip().partition(" ")
+        if scheme.lower() == "bearer":
+            return token.strip()
+    return None
 
 
 def _grant_of(claims: dict[str, Any]) -> Grant:

@@ -151,6 +151,15 @@ async def test_the_field_token_is_the_clients_secret_and_no_token_of_ours(nurser
     assert await told(await connect(server, secret="s1")) == OPEN
 
 
+@pytest.mark.parametrize("scheme", ["Basic YTpi", "Negotiate YII=", "Digest username=a"])
+async def test_a_proxys_credentials_do_not_matter(server, secured, scheme):
+    headers = {"Authorization": scheme}
+    assert await told(await connect(server, headers=headers)) == OPEN
+    key = token("ann", **CLAIMING)
+    assert await told(await connect(secured, key=key, headers=headers)) == OPEN
+    assert (await server.http.get("/peerjs/id", headers=headers)).status_code == 200
+
+
 async def test_a_full_server_lets_nobody_in(nursery):
     server = serve(nursery, max_connections=1)
     await connect(server)
