@@ -111,6 +111,15 @@ async def test_a_client_comes_back_behind_its_cursor(app, read):
     assert ids == [f"0.{epoch}.2", f"0.{epoch}.3"]
 
 
+async def test_a_polyfill_comes_back_with_its_own_name_for_the_cursor(app, read):
+    """npm's event-source-polyfill adds ``lastEventId`` to the address, whatever that has."""
+    for type in "abc":
+        await publish(node_of(app), "news", type)
+    epoch = node_of(app).engine.head.epoch
+    reply = await read(f"channel=news&last_event_id=0.{epoch}.1&lastEventId=0.{epoch}.2")
+    assert [block["id"] for block in blocks(reply) if "data" in block] == [f"0.{epoch}.3"]
+
+
 async def test_a_stream_can_be_filtered_and_have_named_events(read):
     reply = await read("type=a&named=1", events=[("$all", "a"), ("$all", "b")])
     assert [block["event"] for block in blocks(reply) if "data" in block] == ["a"]

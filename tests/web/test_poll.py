@@ -53,6 +53,13 @@ async def test_what_was_missed_is_answered_at_once(poll, publish):
     assert told(await poll(cursor=before)) == ([2], after)
 
 
+@pytest.mark.parametrize("name", ["last_event_id", "lastEventId", "cursor"])
+async def test_the_cursor_may_have_any_of_its_names(poll, publish, name):
+    before, after = await publish(1), await publish(2)
+    assert told(await poll(**{name: before})) == ([2], after)
+    assert told(await poll({"Last-Event-ID": before}, **{name: after})) == ([2], after)
+
+
 async def test_a_client_that_missed_nothing_waits_for_what_is_new(nursery, poll, publish):
     at = await publish(1)
     replies = []

@@ -1,6 +1,7 @@
 """What a query subscribes to is read alike for every transport, and a bad query is refused."""
 
 import re
+from urllib.parse import urlencode
 
 import pytest
 from hypothesis import example, given
@@ -25,7 +26,6 @@ from triocast.web.subscribing import (
     read_filter,
     read_limit,
     read_start,
-    read_stream_start,
 )
 from triocast.wire.start import MOST_LAST, After, Last, Latest
 
@@ -51,6 +51,11 @@ def query(**fields):
         for value in values if isinstance(values, list) else [values]:
             pairs.append((name, value))
     return Fields(pairs)
+
+
+def asking(**fields):
+    """A call with these fields in its query."""
+    return make_call(f"/?{urlencode(fields)}")
 
 
 # Channels.
@@ -164,7 +169,7 @@ def test_no_text_gets_beyond_the_bounds_of_a_limit(text):
     ],
 )
 def test_where_a_client_begins(fields, start):
-    assert read_start(query(**fields)) == start
+    assert read_start(asking(**fields)) == start
 
 
 @pytest.mark.parametrize(
@@ -187,24 +192,32 @@ def test_where_a_client_begins(fields, start):
 )
 def test_a_malformed_start_is_refused(fields, error):
     with pytest.raises(error):
-        read_start(query(**fields))
+        read_start(asking(**fields))
 
 
 @pytest.mark.parametrize(
     ("header", "target", "seq"),
     [
-        ("0.e.7", "/?last_event_id=0.e.6&cursor=0.e.5", 7),
-        (None, "/?last_event_id=0.e.6&cursor=0.e.5", 6),
+        ("0.e.8", "/?lastEventId=0.e.7&last_event_id=0.e.6&cursor=0.e.5&last=1", 8),
+        (None, "/?cursor=0.e.5&last_event_id=0.e.6&lastEventId=0.e.7&last=1", 7),
+        (None, "/?cursor=0.e.5&last_event_id=0.e.6&last=1", 6),
         (None, "/?cursor=0.e.5", 5),
-        ("", "/?last_event_id=&cursor=0.e.5", 5),
+        ("", "/?lastEventId=&last_event_id=&cursor=0.e.5", 5),
     ],
 )
-def test_a_stream_begins_behind_the_last_event_that_the_browser_had(header, target, seq):
+def test_what_a_client_sends_by_itself_outweighs_what_is_in_its_address(header, target, seq):
     headers = {} if header is None else {"Last-Event-ID": header}
-    assert read_stream_start(make_call(target, headers)) == After(Position("e", seq))
+    assert read_start(make_call(target, headers)) == After(Position("e", seq))
 
 
-def test_a_header_that_is_no_cursor_asks_for_a_gap_but_a_query_is_refused():
-    assert read_stream_start(make_call("/", {"Last-Event-ID": "42"})) == After(None)
+@pytest.mark.parametrize(
+    ("target", "headers"), [("/", {"Last-Event-ID": "42"}), ("/?lastEventId=42", {})]
+)
+def test_what_a_client_sends_by_itself_may_be_no_cursor_and_asks_for_a_gap(target, headers):
+    assert read_start(make_call(target, headers)) == After(None)
+
+
+@pytest.mark.parametrize("name", ["last_event_id", "cursor"])
+def test_what_a_page_has_written_and_is_no_cursor_is_refused(name):
     with pytest.raises(InvalidCursor):
-        read_stream_start(make_call("/?last_event_id=42"))
+        read_start(asking(**{name: "42"}))

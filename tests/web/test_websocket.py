@@ -54,10 +54,15 @@ async def test_the_query_names_channels_and_a_filter(server):
     assert [event["channel"] for event in await client.take()] == ["a", "n:b"]
 
 
-async def test_a_cursor_brings_what_was_missed(server):
+@pytest.mark.parametrize("name", ["cursor", "last_event_id", "lastEventId", "header Last-Event-ID"])
+async def test_a_cursor_brings_what_was_missed(server, name):
     before = await publish(server, "a", 1)
     missed = await publish(server, "a", 2)
-    client = await server.connect(f"{PATH}?channel=a&cursor={before}")
+    if name.startswith("header"):
+        headers = {"Last-Event-ID": before}
+        client = await server.connect(f"{PATH}?channel=a&cursor={missed}", headers=headers)
+    else:
+        client = await server.connect(f"{PATH}?channel=a&{name}={before}")
     hello, event, live = await client.take()
     assert (hello["type"], event["data"], event["id"]) == ("connected", 2, missed)
     assert (live["type"], live["id"]) == ("live", missed)

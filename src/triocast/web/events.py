@@ -12,7 +12,7 @@ from triocast.transports import sse
 from triocast.web.asgi import StreamResponse
 from triocast.web.call import Call, Fields
 from triocast.web.current import current_call, current_node, grant_of, new_connection_id
-from triocast.web.subscribing import read_channels, read_filter, read_stream_start
+from triocast.web.subscribing import read_channels, read_filter, read_start
 
 PATH: Final = "/realtime/events"
 
@@ -47,9 +47,8 @@ async def stream_events() -> Response:
 def open_stream(node: Node, call: Call) -> sse.SSEConnection:
     """Return the connection that a call for a stream opens, ready to be admitted and run.
 
-    Query: what `subscribing` reads, ``last_event_id`` for who cannot send ``Last-Event-ID``,
-    ``named=1`` for ``event:`` lines, ``heartbeat=event`` for ``HEARTBEAT`` events. Raises
-    TriocastError for what is refused.
+    Query: what `subscribing` reads, ``named=1`` for ``event:`` lines, ``heartbeat=event`` for
+    ``HEARTBEAT`` events. Raises TriocastError for what is refused.
     """
     settings = node.settings
     if not settings.sse_enabled:
@@ -58,7 +57,7 @@ def open_stream(node: Node, call: Call) -> sse.SSEConnection:
     options = sse.StreamOptions(
         channels=read_channels(node, call.query, grant),
         filter=read_filter(call.query),
-        start=read_stream_start(call),
+        start=read_start(call),
         named=_choose(call.query, "named", "0", "1"),
         heartbeat_events=_choose(call.query, "heartbeat", "comment", "event"),
     )

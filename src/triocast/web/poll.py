@@ -27,8 +27,8 @@ async def poll() -> Response:
     """Answer ``{"events": […], "cursor": …}`` as soon as there is an event.
 
     Query: what `subscribing` reads, and ``wait`` in seconds. The cursor is the ``ETag``, too: a
-    client that sends it as ``If-None-Match`` gets 304 when nothing is new, and need not say
-    ``cursor``.
+    client that sends it as ``If-None-Match`` gets 304 when nothing is new, and need not give it
+    anywhere else.
     """
     node, call = current_node(), current_call()
     grant = grant_of(node, call)
@@ -39,7 +39,7 @@ async def poll() -> Response:
         grant=grant,
         channels=read_channels(node, call.query, grant),
         filter=read_filter(call.query),
-        start=_read_start(call.query, known),
+        start=_read_start(call, known),
     )
     found = await question.ask(_read_wait(call.query))
     headers = [
@@ -58,8 +58,8 @@ def _known(call: Call) -> str | None:
     return None if tag is None else tag.removeprefix("W/").strip('"')
 
 
-def _read_start(query: Fields, known: str | None) -> Start | None:
-    start = read_start(query)
+def _read_start(call: Call, known: str | None) -> Start | None:
+    start = read_start(call)
     if start is None and known is not None:
         try:
             return parse_cursor(known)

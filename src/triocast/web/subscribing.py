@@ -1,7 +1,7 @@
 """What a client subscribes to by its query, alike on every transport.
 
 ``channel`` (repeatable; a channel or pattern), ``type`` and ``tag`` (repeatable filters), and where
-it begins: ``cursor``, or for a newcomer ``since=latest`` or ``last=n``.
+it begins: a cursor, or for a newcomer ``since=latest`` or ``last=n``.
 """
 
 from __future__ import annotations
@@ -47,24 +47,26 @@ def read_limit(query: Fields, *, usual: int, most: int) -> int:
     return int(text)
 
 
-def read_start(query: Fields) -> Start | None:
-    """Return where the client begins; None is now. Raises InvalidCursor or BadRequest."""
+def read_start(call: Call) -> Start | None:
+    """Return where the client begins; None is now. Raises InvalidCursor or BadRequest.
+
+    A cursor has many names, all of them known to every transport. The first of these counts: the
+    header ``Last-Event-ID``, then ``lastEventId``, ``last_event_id`` and ``cursor`` in the query.
+    Browsers and polyfills send the first two by themselves when they come back, to an address that
+    still has the others as the page once wrote them.
+    """
+    for text in (call.headers.get("Last-Event-ID"), call.query.get("lastEventId")):
+        if text:
+            return parse_foreign_cursor(text)
+    state = _read_state(call.query)
+    for name in ("last_event_id", "cursor"):
+        if text := call.query.get(name):
+            return parse_cursor(text)
+    return state
+
+
+def _read_state(query: Fields) -> Start | None:
     last = query.get("last")
     if last is not None and not (last.isascii() and last.isdecimal() and len(last) < 10):
         raise BadRequest("last is a whole number")
-    state = parse_state(query.get("since"), None if last is None else int(last))
-    text = query.get("cursor")
-    return parse_cursor(text) if text else state
-
-
-def read_stream_start(call: Call) -> Start | None:
-    """The same for an ``EventSource``.
-
-    It comes back with the header ``Last-Event-ID``, which outweighs ``last_event_id`` in the query.
-    """
-    header = call.headers.get("Last-Event-ID")
-    if header:
-        return parse_foreign_cursor(header)
-    start = read_start(call.query)
-    text = call.query.get("last_event_id")
-    return parse_cursor(text) if text else start
+    return parse_state(query.get("since"), None if last is None else int(last))

@@ -54,7 +54,7 @@ def open_websocket(node: Node, call: Call) -> NativeConnection:
         heartbeat_events=heartbeat == "event",
         channels=read_channels(node, call.query, grant),
         filter=read_filter(call.query),
-        start=read_start(call.query),
+        start=read_start(call),
     )
 
 

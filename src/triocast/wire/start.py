@@ -1,8 +1,7 @@
 """Where a subscription begins, if not now: behind a cursor, or with the state for a newcomer.
 
-Clients say it by ``cursor`` (for Server-Sent Events ``Last-Event-ID``), ``since=latest`` or
-``last=n``. A cursor outweighs the others: a browser comes back to the very address that it began
-with, and the cursor says what it has got meanwhile.
+Clients say it by a cursor, ``since=latest`` or ``last=n``. A cursor outweighs the others: a browser
+comes back to the very address that it began with, and the cursor says what it has got meanwhile.
 """
 
 from __future__ import annotations
@@ -55,7 +54,8 @@ def parse_cursor(text: str) -> After:
 def parse_foreign_cursor(text: str) -> After:
     """Return where a cursor is; also of text that this server did not write.
 
-    For a browser's ``Last-Event-ID``, which nobody can mend: it would send the same one for ever.
+    For what browsers and polyfills send by themselves, which nobody can mend: they would send the
+    same text for ever.
     """
     try:
         return parse_cursor(text)
