@@ -16,6 +16,7 @@ whether it is ``temporary`` (the same request may succeed later).
       VersionConflict           412
       TooLarge                  413
       WrongContentType          415
+        WrongContentEncoding
       IdempotencyConflict       422
       InternalError             500
       Unavailable               503, temporary
@@ -122,6 +123,12 @@ class TooLarge(TriocastError):
 class WrongContentType(TriocastError):
     code = "wrong_content_type"
     status = 415
+
+
+class WrongContentEncoding(WrongContentType):
+    """A body that is compressed, or otherwise encoded (RFC 9110, 8.4)."""
+
+    code = "wrong_content_encoding"
 
 
 class IdempotencyConflict(TriocastError):

@@ -250,6 +250,7 @@ async def test_a_publisher_that_wants_to_go_is_let_go():
         (post(b'{"data":1,"x":2}'), 400, "invalid_event"),
         (post(b'{"data":1}', "Origin: https://evil.example"), 403, "origin_refused"),
         (post(b'{"data":1}', "Authorization: Bearer x"), 401, "unauthorized"),
+        (post(b'{"data":1}', "Content-Encoding: gzip"), 415, "wrong_content_encoding"),
         (post(b"{}", line="POST /realtime/send HTTP/1.1"), 400, "invalid_event"),
     ],
 )

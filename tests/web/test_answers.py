@@ -5,7 +5,7 @@ import json
 import pytest
 
 from triocast import errors
-from triocast.errors import Overloaded, TriocastError, Unauthorized
+from triocast.errors import Overloaded, TriocastError, Unauthorized, WrongContentEncoding
 from triocast.web.answers import Answer, failure, json_answer, refusal
 
 KINDS = [
@@ -35,6 +35,8 @@ def test_a_refusal_says_what_is_wrong_and_whether_to_try_again(kind):
     assert body == {"code": kind.code, "temporary": kind.temporary}
     assert headers.get("retry-after") == (str(kind.retry_after) if kind.temporary else None)
     assert headers.get("www-authenticate") == ("Bearer" if kind.status == 401 else None)
+    accepted = "identity" if kind is WrongContentEncoding else None
+    assert headers.get("accept-encoding") == accepted
     assert headers["cache-control"] == "no-store"
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triocast.errors import BadRequest
+from triocast.errors import BadRequest, WrongContentEncoding
 from triocast.web.call import MOST_QUERY_FIELDS, Call
 
 
@@ -84,6 +84,19 @@ def test_the_media_type(value, media_type):
 def test_the_announced_length(value, length):
     headers = [] if value is None else [(b"content-length", value)]
     assert call(headers=headers).content_length == length
+
+
+@pytest.mark.parametrize("lines", [[], [b""], [b"identity"], [b"Identity, identity", b""]])
+def test_a_body_as_it_is_may_be_sent(lines):
+    call(headers=[(b"content-encoding", line) for line in lines]).check_encoding()
+
+
+@pytest.mark.parametrize(
+    "lines", [[b"gzip"], [b"br"], [b"identity, gzip"], [b"identity", b"zstd"], [b"GZIP"], [b"x y"]]
+)
+def test_an_encoded_body_is_refused(lines):
+    with pytest.raises(WrongContentEncoding, match="identity"):
+        call(headers=[(b"content-encoding", line) for line in lines]).check_encoding()
 
 
 def test_an_asgi_scope():

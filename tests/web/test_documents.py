@@ -182,6 +182,7 @@ async def test_a_write_and_its_event_are_one(app, ask, put, events):
         ({"content": b'"%s"' % (b"x" * 70_000)}, 413, "too_large"),
         ({"content": b'"%s"' % (b"x" * 1_100_000)}, 413, "too_large"),
         ({"headers": {"Content-Type": "text/plain"}}, 415, "wrong_content_type"),
+        ({"headers": {"Content-Encoding": "gzip"}}, 415, "wrong_content_encoding"),
         ({"headers": {"Idempotency-Key": ""}}, 400, "invalid_event"),
         ({"headers": {"If-Match": "abc"}}, 400, "bad_request"),
         ({"headers": {"If-None-Match": "abc"}}, 400, "bad_request"),

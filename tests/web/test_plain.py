@@ -49,7 +49,7 @@ def ask(node):
 
 
 async def echo(node, call, body):
-    return json_answer({"size": len(await read_text(body, 1)), "query": call.query.get("q")})
+    return json_answer({"size": len(await read_text(call, body, 1)), "query": call.query.get("q")})
 
 
 def raising(error):

@@ -1,6 +1,7 @@
 """``POST /realtime/broadcast`` and ``/realtime/send``: what is accepted, and that a refusal changes
 nothing."""
 
+import gzip
 import json
 
 import pytest
@@ -230,6 +231,19 @@ async def test_a_body_has_to_come_in_time(server, autojump_clock):
     reply = await server.http.post(BROADCAST, content=slow(), headers=headers)
     assert outcome(reply) == (408, "timeout")
     assert server.node.engine.head.seq == 0
+
+
+@pytest.mark.parametrize("path", [BROADCAST, SEND])
+@pytest.mark.parametrize("kind", ["application/json", NDJSON])
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip"])
+async def test_an_encoded_body_is_refused_for_that(server, post, path, kind, coding):
+    for body in (b'{"channel":"a","data":1}', gzip.compress(b'{"channel":"a","data":1}')):
+        reply = await post(path, body, kind, Content_Encoding=coding)
+        assert outcome(reply) == (415, "wrong_content_encoding")
+        assert reply.headers["accept-encoding"] == "identity"
+    assert server.node.engine.head.seq == 0
+    reply = await post(path, b'{"channel":"a","data":1}', kind, Content_Encoding="identity")
+    assert reply.status_code == 200
 
 
 # Arrays.

@@ -76,6 +76,14 @@ async def test_the_token_may_come_with_the_handshake_or_with_the_join(nursery):
     assert joined["type"] == "joined"
 
 
+@pytest.mark.parametrize("scheme", ["Basic YTpi", "Negotiate YII=", "Digest username=a"])
+async def test_a_proxys_credentials_are_no_token(nursery, scheme):
+    server = serve(nursery, token_key=KEY)
+    client = await server.connect(PATH, headers={"Authorization": scheme})
+    (joined,) = await client.ask(type="join", room="stage", token=token("bob", **ROOM))
+    assert joined["type"] == "joined"
+
+
 @pytest.mark.parametrize("query", ["", "?token=forged"])
 async def test_a_bad_token_in_the_handshake_is_refused_at_once(nursery, query):
     server = serve(nursery, token_key=KEY, token_in_query=True)
@@ -232,6 +240,16 @@ async def test_a_user_can_be_banned_and_let_in_again(nursery):
     assert [await join(user) for user in ("ann", "bob")] == ["forbidden", "joined"]
     await order(action="unban", user="ann")
     assert await join("ann") == "joined"
+
+
+async def test_an_encoded_order_is_refused(server, join):
+    await join()
+    order = {"action": "close", "room": "stage"}
+    headers = {"Content-Encoding": "gzip"}
+    reply = await server.http.post(ROOMS_PATH, json=order, headers=headers)
+    assert outcome(reply) == (415, "wrong_content_encoding")
+    assert reply.headers["accept-encoding"] == "identity"
+    assert (await join())[1]["peers"]
 
 
 async def test_a_locked_room_lets_nobody_new_in(join, moderate):

@@ -9,7 +9,7 @@ import msgspec
 from quart import Response
 from werkzeug.datastructures import Headers
 
-from triocast.errors import TriocastError
+from triocast.errors import TriocastError, WrongContentEncoding
 
 
 @attrs.define
@@ -41,7 +41,7 @@ def json_answer(value: Any, status: int = 200) -> Answer:
 
 
 def refusal(error: TriocastError, *, status: int | None = None, code: str | None = None) -> Answer:
-    """Return the answer that an error stands for, with ``Retry-After`` where that makes sense."""
+    """Return the answer that an error stands for, with the headers that say what would help."""
     body = error.as_dict()
     if code is not None:
         body["code"] = code
@@ -50,6 +50,8 @@ def refusal(error: TriocastError, *, status: int | None = None, code: str | None
         answer.headers.append(("retry-after", str(error.retry_after)))
     if answer.status == 401:
         answer.headers.append(("www-authenticate", "Bearer"))
+    if isinstance(error, WrongContentEncoding):
+        answer.headers.append(("accept-encoding", "identity"))  # RFC 9110, 12.5.3
     return answer
 
 

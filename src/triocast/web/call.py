@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from triocast.errors import BadRequest
+from triocast.errors import BadRequest, WrongContentEncoding
 
 MOST_QUERY_FIELDS: Final = 2_000
 
@@ -126,6 +126,15 @@ class Call:
     def has_json(self) -> bool:
         """Whether the body is said to be JSON."""
         return self.content_type == "application/json" or self.content_type.endswith("+json")
+
+    def check_encoding(self) -> None:
+        """Raise WrongContentEncoding if the body is not sent as it is: nothing is decoded here."""
+        codings = [coding.lower() for coding in self.headers.tokens("content-encoding")]
+        if any(coding != "identity" for coding in codings):
+            raise WrongContentEncoding(
+                "the header Content-Encoding says that the body is encoded: send it as it is"
+                " (identity), without compression"
+            )
 
     @property
     def content_length(self) -> int | None:

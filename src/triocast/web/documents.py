@@ -89,7 +89,7 @@ async def write() -> Response:
     channel, key = _read_channel(call.query), _read_key(call.query)
     body = request.body
     assert isinstance(body, RequestBody)
-    text = await read_text(body, node.settings.handshake_seconds)
+    text = await read_text(call, body, node.settings.handshake_seconds)
     json.check(text, max_depth=node.settings.max_json_depth)
     data = json.compact(json.decode(json.RAW, text))
     expected = read_precondition(call.headers, node.engine.head.epoch)

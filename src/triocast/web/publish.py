@@ -109,6 +109,7 @@ async def _publish(
             json.check(line, max_depth=node.settings.max_json_depth)
             return _event(node, grant, json.decode(one, line))
 
+        call.check_encoding()
         progress = await publish_lines(
             node.publisher,
             aiter(body),
@@ -120,7 +121,7 @@ async def _publish(
         return json_answer(progress.as_dict(), status)
     if not call.has_json:
         raise WrongContentType("send application/json or application/x-ndjson")
-    text = await read_text(body, node.settings.handshake_seconds)
+    text = await read_text(call, body, node.settings.handshake_seconds)
     json.check(text, max_depth=node.settings.max_json_depth)
     if text.lstrip()[:1] != b"[":
         event = _event(node, grant, json.decode(one, text), idempotency_of(call))
@@ -166,8 +167,12 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
 """By path: to everybody or a channel, and to a user, a connection or a channel."""
 
 
-async def read_text(body: RequestBody, seconds: float) -> bytes:
-    """Return a body whole. Raises TooLarge, Timeout, BadRequest where there is nothing in it."""
+async def read_text(call: Call, body: RequestBody, seconds: float) -> bytes:
+    """Return a body whole.
+
+    Raises WrongContentEncoding, TooLarge, Timeout, BadRequest where there is nothing in it.
+    """
+    call.check_encoding()
     try:
         with trio.fail_after(seconds):
             text = await body

@@ -149,7 +149,7 @@ async def moderate() -> Response:
         raise WrongContentType("send the order as application/json")
     body = request.body
     assert isinstance(body, RequestBody)
-    text = await read_text(body, node.settings.handshake_seconds)
+    text = await read_text(call, body, node.settings.handshake_seconds)
     json.check(text, max_depth=node.settings.max_json_depth)
     order = json.decode(_orders, text)
     room, known, now = _check_room(order.room), signaling.rooms, trio.current_time()
