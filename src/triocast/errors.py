@@ -168,9 +168,11 @@ class OutcomeUnknown(Unavailable):
 
     code = "outcome_unknown"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(
-            f"{message}; it may still be done: send it again under the same idempotency key, which"
+    @classmethod
+    def because(cls, why: str) -> OutcomeUnknown:
+        """Return the error with the advice what to do."""
+        return cls(
+            f"{why}; it may still be done: send it again under the same idempotency key, which"
             " answers with the first outcome if it was done"
         )
 

@@ -171,7 +171,7 @@ async def test_a_job_that_is_not_done_in_time_is_told_by_the_queues_error(
 
 
 async def test_an_unknown_outcome_says_what_to_do():
-    assert "idempotency key" in OutcomeUnknown("the disk failed").message
+    assert "idempotency key" in OutcomeUnknown.because("the disk failed").message
     assert OutcomeUnknown.temporary
 
 

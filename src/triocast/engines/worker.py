@@ -94,7 +94,7 @@ class JobQueue(Generic[W]):
         *,
         max_bytes: int,
         batch_bytes: int,
-        overdue: Callable[[str], TriocastError] = OutcomeUnknown,
+        overdue: Callable[[str], TriocastError] = OutcomeUnknown.because,
     ) -> None:
         self._max_bytes = max_bytes
         self._batch_bytes = batch_bytes

@@ -304,7 +304,8 @@ class SQLiteEngine(Engine):
         self._committed_at = -math.inf
         fault = f"the event store cannot be used: {error}"
         log.error("%s", fault)
-        return OutcomeUnknown(fault) if isinstance(error, CommitUnclear) else StoreFailed(fault)
+        is_unclear = isinstance(error, CommitUnclear)
+        return OutcomeUnknown.because(fault) if is_unclear else StoreFailed(fault)
 
     # Reading.
 
