@@ -391,10 +391,14 @@ class Connection(Subscriber):
 
     async def _read(self, backlog: Backlog) -> Page | None:
         try:
-            return await backlog.read()
+            page = await backlog.read()
         except TriocastError as error:
             log.warning("connection %s cannot get its backlog: %s", self.id, error)
             self.end(EndReason.SERVER_ERROR)
+        else:
+            # It may have been read in the moment in which the connection ended.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            return page
         await trio.sleep_forever()  # for the cancellation that has begun
         raise AssertionError
 
@@ -415,6 +419,7 @@ class Connection(Subscriber):
                 await self._sent.wait()
                 self._sent = None
                 self._progressed()
+            await trio.lowlevel.checkpoint_if_cancelled()  # one that has ended gets no more
             self.seq = seq
             self.events += publication is not None
             self._queue([frame], [publication])

@@ -7,7 +7,7 @@ import trio
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from triocast.auth import Grant
-from triocast.errors import Unavailable
+from triocast.errors import EndReason, Unavailable
 from triocast.events import Position
 from triocast.subscriptions import make_filter
 from triocast.transports.links import StreamLink
@@ -259,6 +259,32 @@ async def test_live_events_that_outgrow_the_outbox_meanwhile_end_the_connection(
     await wait_all_tasks_blocked()
     assert connection.reason is not None
     assert connection.reason.word == "slow_consumer"
+
+
+@pytest.mark.parametrize("published", [1, 20])  # of 20, the first are kept no more
+async def test_one_that_ends_in_the_moment_of_a_read_counts_nothing_as_given(
+    parts, nursery, monkeypatch, published
+):
+    for _ in range(published):
+        await parts.publish("x")
+    history, was_read = parts.engine.history, trio.Event()
+
+    async def read(*names, **bounds):
+        found = await history(*names, **bounds)
+        await was_read.wait()
+        return found
+
+    monkeypatch.setattr(parts.engine, "history", read)
+    options = StreamOptions(channels=("x",), start=after(0))
+    grant = Grant(subscribe=("*",))
+    connection = SSEConnection(parts.connections, options, id="s", grant=grant, address=None)
+    _, server = memory_stream_pair()
+    nursery.start_soon(connection.run, StreamLink(server))
+    await wait_all_tasks_blocked()
+    was_read.set()
+    connection.end(EndReason.SHUTDOWN)
+    await wait_all_tasks_blocked()
+    assert (connection.events, connection.seq) == (0, 0)
 
 
 async def test_an_engine_that_cannot_be_read_ends_the_connection(
