@@ -66,6 +66,13 @@ async def test_what_is_missing_is_told_and_not_replayed_in_part(engine):
     assert await read_all(engine, ["a", "b", "c"], after(2)) == ([], [3, 4, 5, 6])
 
 
+async def test_who_missed_nothing_is_told_of_no_gap_whatever_was_removed_since(engine):
+    await engine.publish([event("a")])
+    live = engine.head
+    await engine.publish([event("a")] * 9)
+    assert await read_all(engine, ["a", "*"], after(1), live=live) == ([], [])
+
+
 @pytest.mark.parametrize("pattern", ["*", "news:*", "news:a*"])
 async def test_a_pattern_has_a_gap_where_one_of_its_channels_has(engine, pattern):
     await engine.publish([event("news:b"), *[event("news:a")] * 5])

@@ -127,7 +127,8 @@ class MissedBacklog(Backlog):
         if after.seq > history.head.seq or history.head.epoch != live.epoch:
             return self._refuse_all(after)
         self._at = live.seq if history.complete else history.publications[-1].seq
-        lost = tuple(name for name in self._names if history.floors[name] > at)
+        # Where nothing lies between, what retention removed is among the live events.
+        lost = tuple(n for n in self._names if history.floors[n] > at) if at < live.seq else ()
         publications = history.publications
         if lost:
             self._names = tuple(name for name in self._names if name not in lost)
