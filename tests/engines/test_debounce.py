@@ -12,8 +12,8 @@ from triocast.engines.debounce import Debounce
 from triocast.events import Event
 
 
-def event(data, *, channel="a", type="T", key="k", urgent=False):
-    return Event(type, b"%d" % data, channel, "2026-01-31T12:00:00.123Z", key=key, urgent=urgent)
+def event(data, *, channel="a", type="T", key="k", **fields):
+    return Event(type, b"%d" % data, channel, "2026-01-31T12:00:00.123Z", key=key, **fields)
 
 
 def numbers(events):
@@ -125,6 +125,31 @@ class TestOrder:
         # The window of OFF ends first.
         play.wait(0.5)
         assert play.numbers == [1, 2, 3, 4]
+
+
+class TestDocuments:
+    @pytest.mark.parametrize("later", [{}, {"urgent": True}, {"type": "U", "urgent": True}])
+    def test_another_event_does_not_take_the_place_of_a_version(self, later):
+        play = Play()
+        play.publish(event(1)).publish(event(2, version=7)).publish(event(3, **later)).wait(9)
+        assert play.numbers == [1, 2, 3]
+        assert play.debounce.merged == 0
+
+    @pytest.mark.parametrize("later", [{}, {"urgent": True}, {"type": "U", "urgent": True}])
+    def test_a_newer_version_does(self, later):
+        play = Play()
+        play.publish(event(1)).publish(event(2, version=7))
+        play.publish(event(3, version=8, **later)).wait(9)
+        assert play.numbers == [1, 3]
+        assert play.debounce.merged == 1
+
+    def test_an_urgent_event_drops_the_others_all_the_same(self):
+        play = Play()
+        for type in ("T", "U", "V"):
+            play.publish(event(1, type=type))
+        play.publish(event(2)).publish(event(3, type="U", version=7)).publish(event(4, type="V"))
+        play.publish(event(5, urgent=True)).wait(9)
+        assert play.numbers == [1, 1, 1, 3, 5]
 
 
 class TestBounds:

@@ -10,6 +10,8 @@ What keeps the last state right:
   before that is accepted, it is.
 - An urgent event is accepted at once, and what is held of its channel and key is dropped: it must
   not come after it and undo it.
+- What tells of a document's newest version is dropped only for what tells of a newer one. Where
+  another event would take its place, it is accepted before that.
 
 Pure: the caller has the clock, and keeps what `changes` tells, so that held events outlive it.
 """
@@ -89,19 +91,24 @@ class Debounce:
             return (event,)
         self._sweep(now)
         slot = (event.channel, event.type, event.key)
+        group = (event.channel, event.key)
         if event.urgent:
-            for other in list(self._groups.get((event.channel, event.key), ())):
+            overtaken: list[Event] = []
+            if not _is_of_document(event):
+                overtaken = self._release(group, math.inf, now, documents_only=True)
+            for other in list(self._groups.get(group, ())):
                 self._drop(other)
             self._open(slot, now + seconds)
-            return (event,)
+            return (*overtaken, event)
         window = self._windows.get(slot)
-        if window is not None and self._bytes < MOST_HELD_BYTES:
-            self.merged += window.held is not None
-            self._set(slot, _Window(window.ends, event, next(self._numbers)))
-            return ()
-        if window is not None and window.held is not None:
-            self._drop(slot)
-        overtaken = self._release((event.channel, event.key), math.inf, now)
+        if window is not None and _may_replace(window.held, event):
+            if self._bytes < MOST_HELD_BYTES:
+                self.merged += window.held is not None
+                self._set(slot, _Window(window.ends, event, next(self._numbers)))
+                return ()
+            if window.held is not None:
+                self._drop(slot)
+        overtaken = self._release(group, math.inf, now)
         self._open(slot, now + seconds)
         return (*overtaken, event)
 
@@ -174,13 +181,15 @@ class Debounce:
         if slot in self._windows or len(self._windows) < MOST_WINDOWS:
             self._set(slot, _Window(ends))
 
-    def _release(self, group: Group, number: float, now: float) -> list[Event]:
+    def _release(
+        self, group: Group, number: float, now: float, *, documents_only: bool = False
+    ) -> list[Event]:
         """Take what is held of a channel and key up to a number, in the order of publishing."""
         found: list[tuple[int, Event]] = []
         for slot in list(self._groups.get(group, ())):
             window = self._windows[slot]
             assert window.held is not None
-            if window.number <= number:
+            if window.number <= number and (not documents_only or _is_of_document(window.held)):
                 found.append((window.number, window.held))
                 seconds = self._seconds(slot[0])
                 self._set(slot, _Window(now + seconds) if seconds else None)
@@ -229,3 +238,13 @@ class Debounce:
                 if (each.held is not None) == held
             ]
             heapq.heapify(ends)
+
+
+def _is_of_document(event: Event) -> bool:
+    """Say whether an event tells of a version of its document."""
+    return event.version is not None
+
+
+def _may_replace(held: Event | None, event: Event) -> bool:
+    """Say whether a later event of its slot may take the place of a held one."""
+    return held is None or _is_of_document(event) or not _is_of_document(held)
