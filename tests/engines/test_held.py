@@ -154,17 +154,18 @@ class TestInAFile:
         return tmp_path / "events.db"
 
     @staticmethod
-    def make(path, seconds=LONG):
+    def make(path, seconds=LONG, **how):
         return SQLiteEngine(
             path,
             history_events=100,
             history_bytes=10_000_000,
             debounce=Debounce(seconds),
             durable=False,
+            **how,
         )
 
-    async def served(self, path, use, seconds=LONG):
-        engine = self.make(path, seconds)
+    async def served(self, path, use, seconds=LONG, **how):
+        engine = self.make(path, seconds, **how)
         outlet = Outlet()
         engine.attach(outlet)
         async with trio.open_nursery() as nursery:
@@ -230,7 +231,6 @@ class TestInAFile:
     async def test_a_release_that_cannot_be_kept_is_made_up_for(
         self, path, monkeypatch, autojump_clock
     ):
-        monkeypatch.setattr("triocast.engines.sqlite.engine.in_thread", at_once)
         append, calls = store.append, []
 
         def fail(db, changes):
@@ -250,7 +250,7 @@ class TestInAFile:
             assert 0.5 < again - failed < 5
             assert 0.5 < done - again < 5
 
-        await self.served(path, use, 60.0)
+        await self.served(path, use, 60.0, run_sync=at_once)
 
     async def test_a_store_from_before_there_were_any_is_used(self, path, monkeypatch):
         with monkeypatch.context() as patch:
@@ -267,7 +267,7 @@ class TestInAFile:
         db.close()
 
 
-async def at_once(_limiter, function, *arguments):
+async def at_once(function, *arguments, limiter):
     await trio.lowlevel.checkpoint()
     return function(*arguments)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar
 
@@ -24,6 +24,9 @@ PATIENCE_SECONDS: Final = 10.0
 """How long a caller waits for a job that was begun."""
 
 W = TypeVar("W")
+
+RunSync = Callable[..., Awaitable[Any]]
+"""Calls a blocking function as `trio.to_thread.run_sync` does, under the same ``limiter``."""
 
 
 class JobState(enum.Enum):
@@ -192,13 +195,22 @@ def fail_all(jobs: Iterable[Job[Any]], error: Exception) -> None:
         job.fail(error)
 
 
-async def in_thread(
-    limiter: trio.CapacityLimiter, function: Callable[..., Any], *arguments: Any
-) -> Any:
-    """Call a blocking function in a thread and wait for it, even if the caller is cancelled.
+class Thread:
+    """Calls blocking functions outside of the run loop, one at a time.
 
-    So what was begun can be brought to its end: a step that follows is done, too. The shield needs
-    no deadline of its own, as Trio cannot leave a thread alone anyway.
+    ``run_sync`` does the call, as `trio.to_thread.run_sync` does by default.
     """
-    with trio.CancelScope(shield=True):
-        return await trio.to_thread.run_sync(function, *arguments, limiter=limiter)
+
+    def __init__(self, run_sync: RunSync | None = None) -> None:
+        self._run_sync = run_sync
+        self._limiter = trio.CapacityLimiter(1)
+
+    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function and wait for it, even if the caller is cancelled.
+
+        So a step that consists of several calls is either done completely or not begun. The shield
+        needs no deadline of its own: Trio cannot abandon a thread that writes to a store anyway.
+        """
+        run_sync = trio.to_thread.run_sync if self._run_sync is None else self._run_sync
+        with trio.CancelScope(shield=True):
+            return await run_sync(function, *arguments, limiter=self._limiter)

@@ -52,7 +52,7 @@ def documents(*found):
     return {(each.channel, each.key): each for each in found}
 
 
-def known_of(db, onces=(), places=(), *, seconds=60.0):
+def known_of(db, onces=(), places=(), *, seconds=10**9):
     known = Known(0, Usage())
     asked = [(once.scope, once.key, once.index) for once in onces]
     find_known(db, known, asked, places, seconds=seconds)
@@ -182,6 +182,6 @@ class TestRecords:
         monkeypatch.setattr(time, "time", lambda: now)
         append(db, Changes(0, records=[record_of(ONCE, Record(b"1", 3))]))
         now += later
-        known = known_of(db, [ONCE])
+        known = known_of(db, [ONCE], seconds=60)
         assert bool(known.records) is is_known
         assert bool(known.expired) is not is_known

@@ -17,6 +17,7 @@ from triocast.engines.sqlite.rows import ROW_OVERHEAD
 from triocast.engines.sqlite.store import Changes, record_of
 from triocast.engines.sqlite.trimming import Trimming
 from triocast.engines.usage import Bounds, Usage
+from triocast.engines.worker import Thread
 from triocast.events import Event, Once
 
 
@@ -39,7 +40,7 @@ def trimming_of(tables, *, history_bytes=10**9, idempotency_seconds=60.0, lock=N
         usage=lambda: usage[0],
         note_removed=note_removed,
         lock=lock or trio.Lock(),
-        limiter=trio.CapacityLimiter(1),
+        thread=Thread(),
         channels=tables.channels.by_id,
         forget=tables.channels.forget,
     )

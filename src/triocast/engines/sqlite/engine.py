@@ -34,7 +34,7 @@ from triocast.engines.sqlite.rows import CommitUnclear, DamagedRow
 from triocast.engines.sqlite.store import Changes, Known
 from triocast.engines.sqlite.trimming import Trimming
 from triocast.engines.usage import Bounds, Usage
-from triocast.engines.worker import Job, JobQueue, fail_all, in_thread
+from triocast.engines.worker import Job, JobQueue, RunSync, Thread, fail_all
 from triocast.errors import (
     InternalError,
     OutcomeUnknown,
@@ -91,7 +91,7 @@ class SQLiteEngine(Engine):
     """Order and history in a file; see the module's docstring.
 
     ``durable`` waits for the disk at each commit. ``history_seconds`` 0 keeps events of any age.
-    Raises CannotOpen.
+    ``run_sync`` makes the blocking calls; see `Thread`. Raises CannotOpen.
     """
 
     most_together = 512  # A commit costs as much for one as for many.
@@ -108,6 +108,7 @@ class SQLiteEngine(Engine):
         debounce: Debounce | None = None,
         bounds: Bounds | None = None,
         durable: bool = True,
+        run_sync: RunSync | None = None,
     ) -> None:
         self._file = open_file(path, durable=durable)
         retention = Retention(Keep(history_events, history_seconds), namespaces)
@@ -131,8 +132,8 @@ class SQLiteEngine(Engine):
         self._reads: JobQueue[Any] = JobQueue(
             max_bytes=MAX_WAITING_READS, batch_bytes=READS_PER_TURN, overdue=Unavailable
         )
-        self._writing = trio.CapacityLimiter(1)
-        self._reading = trio.CapacityLimiter(1)
+        self._writing = Thread(run_sync)
+        self._reading = Thread(run_sync)
         self._writer_lock = trio.Lock()
         self._trimming = Trimming(
             self._file.writer,
@@ -143,7 +144,7 @@ class SQLiteEngine(Engine):
             usage=lambda: self._usage,
             note_removed=self._note_removed,
             lock=self._writer_lock,
-            limiter=self._writing,
+            thread=self._writing,
             channels=self._channels.by_id,
             forget=self._channels.forget,
         )
@@ -255,7 +256,7 @@ class SQLiteEngine(Engine):
                     outcomes.append((job, refusal))
             is_probe = any(job.work is _PROBE for job in jobs)
             if is_probe or not batch.is_empty:
-                await in_thread(self._writing, store.append, self._file.writer, batch.changes)
+                await self._writing.call(store.append, self._file.writer, batch.changes)
         except sqlite3.Error as error:
             batch.undo()
             self._no_release_before = trio.current_time() + RETRY_SECONDS
@@ -296,7 +297,7 @@ class SQLiteEngine(Engine):
         documents = [document_of(event) for event in events if event.write is not None]
         if places or documents:
             find = partial(store.find_known, seconds=self._idempotency_seconds)
-            await in_thread(self._writing, find, self._file.writer, known, places, documents)
+            await self._writing.call(find, self._file.writer, known, places, documents)
         return known
 
     def _failed(self, error: sqlite3.Error) -> TriocastError:
@@ -417,7 +418,7 @@ class SQLiteEngine(Engine):
         while True:
             await self._reads.wait()
             with self._reads.batch() as jobs:
-                outcomes = await in_thread(self._reading, _do_all, [job.work for job in jobs])
+                outcomes = await self._reading.call(_do_all, [job.work for job in jobs])
                 for job, outcome in zip(jobs, outcomes, strict=True):
                     if isinstance(outcome, sqlite3.Error):
                         job.fail(StoreFailed(f"the event store cannot be read: {outcome}"))
@@ -454,7 +455,7 @@ class SQLiteEngine(Engine):
             changes = Changes(self._head.seq, held=list(self._debounce.changes()))
             try:
                 if changes.held:
-                    await in_thread(self._writing, store.append, self._file.writer, changes)
+                    await self._writing.call(store.append, self._file.writer, changes)
             except sqlite3.Error:
                 self._debounce.undo()
                 raise

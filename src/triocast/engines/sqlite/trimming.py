@@ -18,7 +18,7 @@ from triocast.engines.sqlite import removing
 from triocast.engines.sqlite.removing import Removed
 from triocast.engines.sqlite.rows import Channel
 from triocast.engines.usage import Bounds, Usage
-from triocast.engines.worker import in_thread
+from triocast.engines.worker import Thread
 from triocast.events import namespace_of
 
 TRIM_SLACK: Final = 16
@@ -45,7 +45,7 @@ class Trimming:
         usage: Callable[[], Usage],
         note_removed: Callable[[Usage], None],
         lock: trio.Lock,
-        limiter: trio.CapacityLimiter,
+        thread: Thread,
         channels: dict[int, Channel],
         forget: Callable[[Channel], bool],
     ) -> None:
@@ -57,17 +57,17 @@ class Trimming:
         self._usage = usage
         self._note_removed = note_removed
         self._lock = lock
-        self._limiter = limiter
+        self._thread = thread
         self._channels = channels
         self._forget = forget
-        self._full: set[Channel] = set()
+        self._full: dict[Channel, None] = {}  # The longest full first.
 
     def note(self, channel: Channel) -> None:
         """Be told that a channel has got more events."""
         keep = channel.keep
         too_many = channel.count > keep.events + max(TRIM_SLACK, keep.events // 10)
         if too_many or 0 < keep.size < channel.size:
-            self._full.add(channel)
+            self._full[channel] = None
 
     @property
     def _has_too_much(self) -> bool:
@@ -90,7 +90,7 @@ class Trimming:
 
     async def trim(self) -> None:
         """Remove all that is to go."""
-        self._full.update(c for c in self._channels.values() if c.is_full)
+        self._full |= {channel: None for channel in self._channels.values() if channel.is_full}
         while self._full:
             await self._trim_full()
         if self._retention.by_age:
@@ -115,7 +115,7 @@ class Trimming:
         if channel.is_full:
             removed = await self._step(removing.trim_channel, channel)
         if not removed or not channel.is_full:
-            self._full.discard(channel)
+            self._full.pop(channel, None)
         return removed
 
     async def _trim_aged(self, channels: Sequence[Channel]) -> None:
@@ -167,4 +167,4 @@ class Trimming:
         return sum(count for count, _ in removed.values())
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await in_thread(self._limiter, function, self._db, *arguments)
+        return await self._thread.call(function, self._db, *arguments)
