@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from hypothesis import note
@@ -20,7 +20,7 @@ from triocast.auth import EVERYTHING as EVERY_RIGHT
 from triocast.auth import Grant
 from triocast.connection import Connection
 from triocast.errors import EndReason
-from triocast.events import Publication
+from triocast.events import Publication, presence_channel
 from triocast.hub import Hub
 from triocast.subscriptions import Filter
 from triocast.transports.deflate import make_deflate
@@ -33,7 +33,8 @@ from . import network, reading
 from .expectation import Expectation
 from .network import Wire
 from .observing import Change
-from .script import NAMESPACES, Connect
+from .steps import NAMESPACES, Connect
+from .table import Entry, Listing, Table
 
 if TYPE_CHECKING:
     from .world import World
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 DEFLATE = make_deflate(NAMESPACES)
 
 
-TELLING = (reading.Event, reading.Gap, reading.Heartbeat)
+TELLING = (reading.Change, reading.Event, reading.Gap, reading.Heartbeat)
 """Items that can carry a cursor."""
 
 
@@ -55,9 +56,13 @@ def agreed() -> PerMessageDeflate:
 class Client:
     """One client's connection on the server, and its own end of the wire."""
 
-    def __init__(self, world: World, id: str, spec: Connect, start: After | None) -> None:
+    def __init__(
+        self, world: World, id: str, spec: Connect, start: After | None, listing: Listing | None
+    ) -> None:
         self.id = id
         self.start = start
+        self._listings = [] if listing is None else [listing]
+        """What it has read of documents or members, to be kept up to date by events."""
         self.way = spec.way
         self.wire = Wire(spec.plan)
         self.reason: EndReason | None = None
@@ -173,6 +178,10 @@ class Client:
             hub.subscribe(self.connection, names, filter)
             self._mark_change()
 
+    def ask(self, channel: str) -> None:
+        if self.way.transport == "websocket":
+            self.say({"type": "presence", "id": "members", "channel": channel})
+
     def unsubscribe(self, hub: Hub, names: Sequence[str]) -> None:
         if self.way.transport == "websocket":
             self.say({"type": "unsubscribe", "id": "change", "channels": names})
@@ -204,7 +213,13 @@ class Client:
         return None if self.start is None else cursor.encode(self.start.position)
 
     def check(
-        self, changes: Sequence[Change], accepted: Sequence[Publication], kept: set[Publication]
+        self,
+        changes: Sequence[Change],
+        accepted: Sequence[Publication],
+        kept: set[Publication],
+        table: Table,
+        *,
+        store_failed: bool,
     ) -> None:
         """Compare what arrived with what was accepted."""
         items = self.read(accepted)
@@ -215,16 +230,22 @@ class Client:
         pending = iter(changes)
         for item in items:
             match item:
-                case reading.Change():
+                case reading.Change(id):
                     expected.change(next(pending))
                     if expected.changes == 1:
                         expected.change(next(pending))  # its channels, behind what is for all
+                    if id is not None:
+                        expected.come_back_with(id)
                 case reading.Event():
                     expected.take(item)
                 case reading.Gap():
                     expected.skip(item)
                 case reading.Heartbeat() if item.id is not None:
                     expected.come_back_with(item.id)
+                case reading.Members():
+                    self._listings.append(read_members(item.content))
+                case reading.Failure():
+                    assert store_failed and item.code == "store_failed"
         if self.survived:
             assert next(pending, None) is None
             expected.end(math.inf)
@@ -233,6 +254,10 @@ class Client:
             expected.end(self.connection.seq)  # what was given to it goes out before the farewell
         else:
             expected.end(expected.last)
+        events = [item for item in items if isinstance(item, reading.Event)]
+        for listing in self._listings:
+            if expected.has_all(listing.channel, after=listing.position.seq):
+                assert listing.follow(events) == table.channel(listing.channel), listing
 
     def _check_end(self, items: Sequence[reading.Item]) -> None:
         match self.reason:
@@ -248,3 +273,15 @@ class Client:
         assert self.wire.late_writes == 0
         if self.wire.finished and self.reason is not EndReason.CLIENT_CLOSED:
             assert items[-1] == reading.Farewell()
+
+
+def read_members(answer: dict[str, Any]) -> Listing:
+    """Return who is on a channel as a client reads it."""
+    entries = {
+        member["key"]: Entry(member["version"], {"user": member["user"], "since": member["since"]})
+        for member in answer["members"]
+    }
+    assert not answer["more"]
+    (standing,) = cursor.decode(answer["id"])
+    channel = presence_channel(answer["channel"])
+    return Listing(channel, entries, answer["version"], standing.position)

@@ -14,8 +14,9 @@ from triocast.subscriptions import EVERYTHING, Filter
 from triocast.wire import cursor
 
 from . import reading
+from .ledger import number_of
 from .observing import Change
-from .script import NAMESPACES
+from .steps import NAMESPACES
 
 OPENING_CHANGES = 2
 """A connection's own channels, and those that it comes with: they begin where it resumes."""
@@ -23,16 +24,24 @@ OPENING_CHANGES = 2
 
 @attrs.define
 class Interval:
-    """Where a name with one filter was listened to: above ``live``, up to ``until``."""
+    """Where a name with one filter was listened to: above ``live``, up to ``until``.
+
+    What is above that and up to ``latest`` was on its way when that ended: the client may have
+    been given it or not.
+    """
 
     name: str
     filter: Filter
     live: int
     until: float = math.inf
+    latest: float = math.inf
 
     def covers(self, publication: Publication) -> bool:
+        return publication.seq <= self.until and self.may_cover(publication)
+
+    def may_cover(self, publication: Publication) -> bool:
         return (
-            self.live < publication.seq <= self.until
+            self.live < publication.seq <= self.latest
             and pattern_matches(self.name, publication.event.channel)
             and self.filter.passes(publication)
         )
@@ -60,8 +69,10 @@ class Expectation:
         self._id = id
         self._accepted_by_all = accepted
         self._accepted = [each for each in accepted if each.event.exclude != id]
-        self._by_number = {json.loads(each.event.data)["n"]: each for each in accepted}
         self._own = f"$conn:{id}"
+        self._to_it_alone = {
+            number_of(each.event): each for each in accepted if each.event.channel == self._own
+        }
         self._now: dict[str, Interval] = {}
         self._past: list[Interval] = []
 
@@ -74,8 +85,7 @@ class Expectation:
             if old is not None:
                 if old.filter == change.filter:
                     continue
-                # What was written by then has been given to it; what was not may not be for it.
-                old.until = change.written
+                old.until, old.latest = change.written, change.live
                 self._past.append(self._now.pop(name))
             if change.filter is not None:
                 live = change.live
@@ -90,18 +100,19 @@ class Expectation:
             return
         assert gap.reason == "expired"
         assert self._start is not None
-        assert self._seq_of(gap.id) == self._start
         to = self._seq_of(gap.to)
+        assert self._seq_of(gap.id) == self._start < to
         for name in gap.channels:
             interval = self._now.pop(name)
-            # Of a channel that is forgotten altogether, only its namespace's floor is known.
+            # All that is known is how far retention went: of a channel, or of the namespace if the
+            # channel is forgotten. That may be further than the client's backlog goes.
             assert any(
-                interval.live < publication.seq <= to and publication not in self._kept
+                publication.seq > interval.live and publication not in self._kept
                 for publication in self._accepted_by_all
                 if pattern_matches(name, publication.event.channel)
                 or namespace_of(name) == namespace_of(publication.event.channel)
             ), f"nothing of {name} is missing"
-            self._past.append(attrs.evolve(interval, until=self.last))
+            self._past.append(attrs.evolve(interval, until=self.last, latest=self.last))
             self._now[name] = attrs.evolve(interval, live=to)
 
     def _lose(self, gap: reading.Gap) -> None:
@@ -128,13 +139,18 @@ class Expectation:
         return standing.position.seq
 
     def take(self, event: reading.Event) -> None:
-        publication = self._by_number[event.content["data"]["n"]]
+        publication = self._publication_of(event)
         self._check_content(event, publication)
         assert publication.seq > self.last, "twice, or out of order"
         assert any(interval.covers(publication) for interval in self._now.values()), "not for it"
         assert publication.event.exclude != self._id, "its own, and it wanted no echo"
         self.last = publication.seq
         self.got.add(publication.seq)
+
+    def _publication_of(self, event: reading.Event) -> Publication:
+        if event.content["channel"] == self._own:  # which has no cursor
+            return self._to_it_alone[event.content["data"]["n"]]
+        return self._accepted_by_all[self._seq_of(event.content["id"]) - 1]
 
     def _check_content(self, event: reading.Event, publication: Publication) -> None:
         published = publication.event
@@ -143,6 +159,9 @@ class Expectation:
         assert content["channel"] == published.channel
         assert content["data"] == json.loads(published.data)
         assert tuple(content.get("tags", ())) == published.tags
+        assert content.get("key") == published.key
+        assert content.get("user") == published.user
+        assert content.get("version") == published.version
         if published.channel != self._own:
             assert event.id == content["id"] == cursor.encode(publication.position)
 
@@ -153,16 +172,23 @@ class Expectation:
         self.end(seq)
         self.last = seq
 
+    def has_all(self, channel: str, *, after: int) -> bool:
+        """Say whether it has got everything that was told on a channel behind a ``seq``."""
+        return self.got.issuperset(
+            each.seq
+            for each in self._accepted_by_all
+            if each.event.channel == channel and each.seq > after
+        )
+
     def end(self, seq: float) -> None:
         """Check that it has got all that it must have, up to this ``seq``."""
         due = self._due()
         missing = [p for p in due if p.seq <= seq and p.seq not in self.got]
         if missing and self._lossy:
-            # What is above it will come, be it to who comes back with it.
             newest = {
                 (p.event.channel, p.event.key): p.seq
-                for p in due
-                if p.seq in self.got or p.seq > seq
+                for p in self._accepted
+                if p.seq in self.got or (p.seq > seq and self._may_come(p))
             }
             missing = [p for p in missing if not self._may_miss(p, newest)]
         assert not missing, f"missing: {[p.seq for p in missing]}"
@@ -181,7 +207,15 @@ class Expectation:
         superseded = event.key is not None and newest.get((event.channel, event.key), 0) > seq
         return policy == LATEST and superseded
 
+    def _may_come(self, publication: Publication) -> bool:
+        """Say whether it may be on its way to it, or to who comes back in its place."""
+        return any(each.may_cover(publication) for each in self._intervals)
+
     def _due(self) -> list[Publication]:
         """Return all that was for it, in order."""
-        intervals = [*self._past, *self._now.values()]
+        intervals = self._intervals
         return [p for p in self._accepted if any(each.covers(p) for each in intervals)]
+
+    @property
+    def _intervals(self) -> list[Interval]:
+        return [*self._past, *self._now.values()]

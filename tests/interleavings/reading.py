@@ -35,7 +35,9 @@ class Event:
 
 @attrs.frozen
 class Change:
-    """The place in the stream where subscriptions changed."""
+    """The place in the stream where subscriptions changed; a greeting may carry a cursor."""
+
+    id: str | None = None
 
 
 @attrs.frozen
@@ -57,11 +59,25 @@ class Gap:
 
 
 @attrs.frozen
+class Members:
+    """The answer to who is on a channel."""
+
+    content: dict[str, Any]
+
+
+@attrs.frozen
+class Failure:
+    """The answer to a request that was not carried out."""
+
+    code: str
+
+
+@attrs.frozen
 class Farewell:
     """The last word of the server."""
 
 
-Item = Event | Change | Heartbeat | Gap | Farewell
+Item = Event | Change | Heartbeat | Gap | Members | Failure | Farewell
 
 
 def read_stream(arrived: bytes, *, head: bytes) -> list[Item]:
@@ -95,7 +111,7 @@ def _blocks(text: str) -> Iterator[Item]:
         if block is None:
             continue
         if first or block.event == "changed":
-            yield Change()
+            yield Change(block.id or None if first else None)
         elif block.retry is not None:
             yield Farewell()
         elif not block.data or '"HEARTBEAT"' in block.data:
@@ -148,10 +164,14 @@ def _message(text: str) -> Item:
     message = json.loads(text)
     match message["type"]:
         case "connected":
-            return Change()
+            return Change(message.get("id"))
+        case "reply" if message["id"] == "members":
+            return Members(message["data"])
         case "reply":
             assert message["id"] == "change"
             return Change()
+        case "error":
+            return Failure(message["code"])
         case "HEARTBEAT":
             return Heartbeat(None)
         case "live":

@@ -1,4 +1,4 @@
-"""What happens, as hypothesis writes it: who comes, what is published, and who is disturbed."""
+"""Scripts as hypothesis writes them: who comes, what is published, and who is disturbed."""
 
 from __future__ import annotations
 
@@ -9,145 +9,97 @@ from typing import TypeVar
 import attrs
 from hypothesis import strategies as st
 
-from triocast.settings import DROP, LATEST, Namespace, Namespaces
-from triocast.subscriptions import EVERYTHING, Filter, make_filter
+from triocast.events import presence_target
+from triocast.subscriptions import EVERYTHING, make_filter
 
 from .network import ALL, BREAK
-
-NAMESPACES = Namespaces(
-    {
-        "n": Namespace(compress=True),
-        "l": Namespace(overflow=LATEST, compress=True),
-        "d": Namespace(overflow=DROP),
-    }
+from .steps import (
+    ANYTHING,
+    LATEST_VERSION,
+    NOTHING,
+    OLD_VERSION,
+    WAYS,
+    Ask,
+    Connect,
+    Disk,
+    Disturb,
+    Pass,
+    Publish,
+    Say,
+    Step,
+    Subscribe,
+    ToPublish,
+    ToWrite,
+    Turns,
+    Unsubscribe,
+    Write,
 )
+
 TYPES = ("S", "T")
 TAGS = ("red", "blue")
+KEYS = (None, "k", "k", "l")
 ROOMS = (ALL, ALL, ALL, 0, 0, 1, 7, 50, 200, 1_000, 3_000)
+DISTURBANCES = (*["go", "stall", "beat"] * 3, "send away", "leave", "break")
 T = TypeVar("T")
+
+COMMON = (
+    "turns", "publish", "subscribe", "unsubscribe", "disturb", "say", "pass", "connect", "publish",
+    "disturb", "come_back",
+)  # fmt: skip
+WITH_CLASHES = (*COMMON, *COMMON, *["clash"] * 11)
 
 
 @attrs.frozen
 class Theme:
-    """What a script is about; ``floods`` are more than a client takes that stands still."""
+    """What a script is about: ``kinds`` of steps as often as they stand there, and their words."""
 
     channels: Sequence[str]
     names: Sequence[str]
-    floods: bool = False
+    kinds: Sequence[str]
+    lists: Sequence[str] = ()
+    """What newcomers may read before they listen: channels of documents or of presence."""
+    users: Sequence[str | None] = (None, "u")
+    pauses: Sequence[float] = (0.1, 1.0, 10.0)
+    disk_may_be_full: bool = True
+    disturbances: Sequence[str] = DISTURBANCES
 
 
 FAN_OUT = Theme(
-    ("a", "b", "n:a", "n:b", "$all", "$user:u", "$conn"), ("a", "b", "n:a", "n:b", "n:*", "*")
+    ("a", "b", "n:a", "n:b", "$all", "$user:u", "$conn"),
+    ("a", "b", "n:a", "n:b", "n:*", "*"),
+    (*WITH_CLASHES, "disk"),
 )
 OVERFLOW = Theme(
     ("l:a", "d:a", "l:b", "d:b", "a", "$all"),
     ("*", "l:*", "d:*", "l:a", "d:a", "a"),
-    floods=True,
+    (*WITH_CLASHES, *["flood"] * 33),
 )
-
-
-@attrs.frozen
-class Way:
-    """How a client comes in."""
-
-    transport: str
-    direct: bool = False
-    portable: bool = False
-    chunked: bool = False
-    deflate: bool = False
-
-
-WAYS = (
-    Way("sse", direct=True, chunked=True),
-    Way("sse", direct=True),
-    Way("sse", chunked=True),
-    Way("sse", portable=True),
-    Way("websocket", direct=True),
-    Way("websocket", direct=True, deflate=True),
-    Way("websocket"),
-    Way("websocket", deflate=True),
-    Way("websocket", portable=True),
+DOCUMENTS = Theme(
+    ("a", "n:a", "l:a"),
+    ("a", "n:a", "n:*", "l:a", "*"),
+    (*COMMON, *["write"] * 10, "clash", "connect", "disk", "disk"),
+    lists=("a", "n:a", "l:a"),
 )
-
-
-@attrs.frozen
-class Connect:
-    client: int
-    way: Way
-    names: Sequence[str]
-    filter: Filter
-    plan: Sequence[int | None]
-    user: str | None
-    heartbeat_events: bool
-    resumes: bool
-    """Whether it comes back with the cursor of the one before it in this place."""
-
-
-@attrs.frozen
-class ToPublish:
-    channel: str
-    of_client: int
-    """Whose connection it is for, where the channel is ``$conn``; who does not hear it, else."""
-    excludes: bool
-    type: str
-    tags: Sequence[str]
-    size: int
-    key: str | None
-
-
-@attrs.frozen
-class Publish:
-    """A publisher of its own publishes these, together."""
-
-    events: Sequence[ToPublish]
-
-
-@attrs.frozen
-class Say:
-    """A client publishes through its WebSocket."""
-
-    client: int
-    channel: str
-    echo: bool
-
-
-@attrs.frozen
-class Subscribe:
-    client: int
-    names: Sequence[str]
-    filter: Filter
-
-
-@attrs.frozen
-class Unsubscribe:
-    client: int
-    names: Sequence[str]
-
-
-DISTURBANCES = [*["go", "stall", "beat"] * 3, "send away", "leave", "break"]
-
-
-@attrs.frozen
-class Disturb:
-    client: int
-    what: str
-
-
-@attrs.frozen
-class Turns:
-    count: int
-
-
-@attrs.frozen
-class Pass:
-    seconds: float
-
-
-Step = Connect | Publish | Say | Subscribe | Unsubscribe | Disturb | Turns | Pass
+PRESENCE = Theme(
+    ("p:a", "$all"),
+    ("p:a", "$presence:p:a", "p:b", "$presence:p:b", "p:*"),
+    (*COMMON, *["come_back", "subscribe", "unsubscribe", "disturb", "ask", "pass"] * 3, "disk"),
+    lists=("$presence:p:a", "$presence:p:b"),
+    users=("u", "v", None),
+    disk_may_be_full=False,  # what is then told late has no time that could be compared
+    disturbances=("leave", "send away", "break", "stall", "go"),
+)
+DEBOUNCE = Theme(
+    ("w:a", "w:b"),
+    ("w:a", "w:*", "*"),
+    ("turns", "publish", "pass", "publish", "write", "pass", *COMMON, "clash", "disk", "publish"),
+    lists=("w:a",),
+    pauses=(0.1, 0.35, 0.7, 2.0),
+)
 
 
 class Dice:
-    """Choices made by a number: the smaller it is, the more of them fall on what stands first."""
+    """Throws made by a number: the smaller it is, the more of them fall on what stands first."""
 
     def __init__(self, number: bytes) -> None:
         self._left = int.from_bytes(number)
@@ -166,46 +118,55 @@ class Author:
     """Writes a script in which much of what happens has to do with the rest of it."""
 
     def __init__(self, dice: Dice, theme: Theme) -> None:
-        self._floods = theme.floods
-        self._names = dice.some(theme.names, most=3)
+        self._theme = theme
+        # Clients that are all alike are written to in a way of its own.
+        kinds = dice.one([3, 1])
+        self._names = dice.some(theme.names, most=kinds)
         self._channels = dice.some(theme.channels, most=3)
-        self._ways = dice.some(WAYS, most=3)
+        self._ways = dice.some(WAYS, most=kinds)
         rare = make_filter([dice.one(TYPES)], dice.one([(), TAGS[:1], TAGS[1:]]))
         self._filters = [EVERYTHING, *dice.one([[], [EVERYTHING, EVERYTHING, rare]])]
         self.clients = range(dice.one([3, 4, 5, 6]))
+        self._disk_may_be_full = theme.disk_may_be_full and dice.one([False, True])
+        self._makers = [getattr(self, f"_{kind}") for kind in theme.kinds]
+
+    def steps(self, dice: Dice) -> list[Step]:
+        """One step, or a few that fall into one batch of the hub."""
+        return dice.one(self._makers)(dice)
 
     def connect(self, dice: Dice, client: int) -> Connect:
         way, names = dice.one(self._ways), dice.some(self._names, most=3)
         plan = [dice.one(ROOMS) for _ in range(dice.one(range(16)))]
         ends = dice.one([[], [], [], [], [], [BREAK]])
-        user, heartbeat_events = dice.one([None, "u"]), dice.one([False, True])
+        user, heartbeat_events = dice.one(self._theme.users), dice.one([False, True])
         filter = dice.one(self._filters)
         resumes = dice.one([True, True, False])
+        reads = dice.one([None, *self._theme.lists])
+        if reads is not None:
+            names = list(dict.fromkeys([reads, *names]))
         plan += ends
-        return Connect(client, way, names, filter, plan, user, heartbeat_events, resumes)
+        return Connect(client, way, names, filter, plan, user, heartbeat_events, resumes, reads)
 
-    def steps(self, dice: Dice) -> list[Step]:
-        """One step, or a few that fall into one batch of the hub."""
-        if self._floods and dice.one([False, True]):
-            return self._flood(dice)
-        if dice.one([False, False, True]):
-            change = dice.one([self._unsubscribe, self._disturb, self._subscribe])
-            return [self._publish(dice), self._turns(dice), change(dice), self._subscribe(dice)]
-        make = dice.one(
-            [
-                self._turns,
-                self._publish,
-                self._subscribe,
-                self._unsubscribe,
-                self._disturb,
-                self._say,
-                self._pass,
-                self._connect,
-                self._publish,
-                self._disturb,
-            ]
-        )
-        return [make(dice)]
+    def _connect(self, dice: Dice) -> list[Step]:
+        return [self.connect(dice, self._client(dice))]
+
+    def _come_back(self, dice: Dice) -> list[Step]:
+        """A client that ends and comes back, while something happens or not."""
+        client = self._client(dice)
+        end = Disturb(client, dice.one(["send away", "leave"]))
+        meanwhile = dice.one([self._publish, self._turns, self._pass, self._nothing])
+        again = attrs.evolve(self.connect(dice, client), resumes=True)
+        return [end, *meanwhile(dice), again]
+
+    def _nothing(self, _: Dice) -> list[Step]:
+        return []
+
+    def _clash(self, dice: Dice) -> list[Step]:
+        """A subscription that changes while events are on their way."""
+        change = dice.one([self._unsubscribe, self._disturb, self._subscribe])
+        return [
+            *self._publish(dice), *self._turns(dice), *change(dice), *self._subscribe(dice),
+        ]  # fmt: skip
 
     def _flood(self, dice: Dice) -> list[Step]:
         """More than a client takes, and what becomes of it then."""
@@ -213,17 +174,14 @@ class Author:
         steps: list[Step] = [Disturb(client, "stall")]
         for _ in range(dice.one([1, 2, 3, 4])):
             steps += [Publish([self._event(dice) for _ in range(4)]), Turns(9)]
-        ends = [[Disturb(client, "go")], [], [Disturb(client, "break")], [self._unsubscribe(dice)]]
+        ends = [[Disturb(client, "go")], [], [Disturb(client, "break")], self._unsubscribe(dice)]
         return steps + dice.one(ends)
 
     def _client(self, dice: Dice) -> int:
         return dice.one(self.clients)
 
-    def _connect(self, dice: Dice) -> Connect:
-        return self.connect(dice, self._client(dice))
-
-    def _publish(self, dice: Dice) -> Publish:
-        return Publish([self._event(dice) for _ in range(dice.one([1, 1, 2, 4]))])
+    def _publish(self, dice: Dice) -> list[Step]:
+        return [Publish([self._event(dice) for _ in range(dice.one([1, 1, 2, 4]))])]
 
     def _event(self, dice: Dice) -> ToPublish:
         return ToPublish(
@@ -233,27 +191,51 @@ class Author:
             dice.one(TYPES),
             dice.one([(), (), TAGS[:1], TAGS]),
             dice.one([0, 0, 20, 300, 1_000, 3_500]),
-            dice.one([None, "k", "k", "l"]),
+            dice.one(KEYS),
+            dice.one([False, False, False, True]),
         )
 
-    def _say(self, dice: Dice) -> Say:
-        return Say(self._client(dice), dice.one(["a", "n:a"]), dice.one([True, False]))
+    def _write(self, dice: Dice) -> list[Step]:
+        documents = [
+            ToWrite(
+                dice.one(self._theme.lists),
+                dice.one(["k", "l"]),
+                dice.one([LATEST_VERSION, NOTHING, ANYTHING, LATEST_VERSION, OLD_VERSION]),
+                dice.one([False, False, True]),
+                dice.one([0, 0, 20, 300]),
+                dice.one([False, False, False, True]),
+            )
+            for _ in range(dice.one([1, 1, 1, 2, 3]))
+        ]
+        return [Write(documents, dice.one([1, 1, 2, 3]))]
 
-    def _subscribe(self, dice: Dice) -> Subscribe:
+    def _say(self, dice: Dice) -> list[Step]:
+        return [Say(self._client(dice), dice.one(["a", "n:a"]), dice.one([True, False]))]
+
+    def _ask(self, dice: Dice) -> list[Step]:
+        channel = presence_target(dice.one(self._theme.lists))
+        assert channel is not None
+        return [Ask(self._client(dice), channel)]
+
+    def _subscribe(self, dice: Dice) -> list[Step]:
         names = dice.some(self._names, most=2)
-        return Subscribe(self._client(dice), names, dice.one(self._filters))
+        return [Subscribe(self._client(dice), names, dice.one(self._filters))]
 
-    def _unsubscribe(self, dice: Dice) -> Unsubscribe:
-        return Unsubscribe(self._client(dice), dice.some(self._names, most=2))
+    def _unsubscribe(self, dice: Dice) -> list[Step]:
+        return [Unsubscribe(self._client(dice), dice.some(self._names, most=2))]
 
-    def _disturb(self, dice: Dice) -> Disturb:
-        return Disturb(self._client(dice), dice.one(DISTURBANCES))
+    def _disturb(self, dice: Dice) -> list[Step]:
+        return [Disturb(self._client(dice), dice.one(self._theme.disturbances))]
 
-    def _turns(self, dice: Dice) -> Turns:
-        return Turns(dice.one([1, 2, 3, 4, 5, 6]))
+    def _disk(self, dice: Dice) -> list[Step]:
+        is_full = self._disk_may_be_full and dice.one([False, False, True])
+        return [Disk(dice.one([0, 1, 2, 5]), is_full)]
 
-    def _pass(self, dice: Dice) -> Pass:
-        return Pass(dice.one([0.1, 1.0, 10.0]))
+    def _turns(self, dice: Dice) -> list[Step]:
+        return [Turns(dice.one([1, 2, 3, 4, 5, 6]))]
+
+    def _pass(self, dice: Dice) -> list[Step]:
+        return [Pass(dice.one(self._theme.pauses))]
 
 
 def write_script(numbers: Sequence[bytes], theme: Theme) -> list[Step]:
