@@ -333,7 +333,8 @@ def test_strangers_who_take_a_descriptor_hear_nothing(
 ) -> None:
     """Clients leave while frames of theirs still wait; strangers take their descriptors at once."""
     takeover = "--takeover" if way == "taken over" else "--no-takeover"
-    server = serve(takeover, "--log-level", "warning", "--outbox-bytes", "4000000")
+    patience = ("--handshake-seconds", "300", "--keep-alive-seconds", "300")  # with strangers
+    server = serve(takeover, "--log-level", "warning", "--outbox-bytes", "4000000", *patience)
     count, event_bytes, events = 300, 50_000, 30
     with ExitStack() as stack, Crowd(server) as crowd:
         # Small windows: what is published waits on the server's side.

@@ -164,7 +164,7 @@ class Threads:
                 try:
                     return function(*arguments)
                 finally:
-                    await pause(next(self._delays))
+                    await pause(next(self._delays))  # noqa: ASYNC102  # the shield is around it
 
 
 async def pause(checkpoints: int) -> None:

@@ -123,7 +123,7 @@ class JobQueue(Generic[W]):
         self._filled.set()
         try:
             await job.wait_until_begun()
-        except trio.Cancelled:
+        except trio.Cancelled:  # noqa: ASYNC103  # see the docstring
             if job.state is JobState.WAITING:
                 self._waiting.remove(job)
                 self._shrink(size)

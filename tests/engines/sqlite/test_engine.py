@@ -418,7 +418,7 @@ class TestEnd:
             accepted.extend(await engine.publish([event(once=Once("ann", "k", 0, b"1"))]))
 
         async with trio.open_nursery() as publishing, opened(path) as engine:
-            publishing.start_soon(publish, engine)
+            publishing.start_soon(publish, engine)  # noqa: ASYNC111  # it outlives the engine
             await end.wait()
         assert [publication.seq for publication in accepted] == [1]
         async with opened(path) as engine:
@@ -446,7 +446,7 @@ class TestEnd:
         monkeypatch.setattr(reading, "read_document", read_document)
         end = trio.Event()
         async with trio.open_nursery() as reads, opened(path) as engine:
-            reads.start_soon(read, engine)
+            reads.start_soon(read, engine)  # noqa: ASYNC111  # it outlives the engine
             await end.wait()
         assert answers == [None, "this server is going away"]
 
