@@ -133,8 +133,8 @@ async def test_a_message_that_is_refused_fails_alone(
     assert [message["src"] for message in bob.take()] == ["ann"]
     assert (ann.take(), ann.connection.reason) == ([], None)
     assert peerjs.counts()["refused"] == 1
-    (record,) = caplog.records
-    assert "refused" in record.getMessage()
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("refused" in line for line in said) == 1
 
 
 async def test_what_waits_for_a_peer_outlasts_a_refused_message(autojump_clock, arrive):
