@@ -31,3 +31,8 @@ def test_each_moment_has_its_own_text(moments):
     for moment in moments:
         exact = datetime.fromtimestamp(moment // 1000, UTC) + timedelta(milliseconds=moment % 1000)
         assert clock._written(moment) == exact.isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def test_what_happens_very_often_is_logged_seldom_and_counted():
+    seldom = clock.Seldom(10)
+    assert [seldom.count(now) for now in (100, 101, 109, 110, 111, 130)] == [1, 0, 0, 3, 0, 2]

@@ -402,3 +402,178 @@ async def test_a_publisher_that_gives_up_does_not_fail_what_was_accepted(hub, so
         reached = True
     assert reached
     assert listener.got == [1]
+
+
+# Errors of ours cost as little as they can.
+
+
+@attrs.define(eq=False)
+class Fragile(Encoder):
+    """Cannot encode the types `poison`, for which it can tell a gap, and `venom`."""
+
+    def encode(self, publication: Publication) -> tuple[int, str]:
+        if publication.event.type in ("poison", "venom"):
+            raise RuntimeError("injected")
+        return super().encode(publication)
+
+    def encode_gap(self, publication: Publication) -> tuple[int, str]:
+        if publication.event.type == "venom":
+            raise RuntimeError("injected too")
+        return publication.seq, "gap"
+
+
+class Recorder(Listener):
+    """Keeps its frames, and whether it was ended."""
+
+    failed = False
+
+    def deliver(self, joined, frames, publications):
+        self.frames = [*getattr(self, "frames", []), *frames]
+        super().deliver(joined, frames, publications)
+
+    def fail(self) -> None:
+        self.failed = True
+
+
+def enter_recorder(hub: Hub, name: str, *channels: str, **fields: object) -> Recorder:
+    recorder = Recorder(name, **fields)
+    hub.add(recorder)
+    hub.subscribe(recorder, channels)
+    return recorder
+
+
+@pytest.mark.parametrize("channels", [("x", "x", "x"), ("x", "y", "x"), ("$all", "y", "$conn:a")])
+async def test_an_event_that_cannot_be_encoded_is_a_gap_for_that_encoder_alone(
+    hub, source, nursery, caplog, channels
+):
+    hurt = enter_recorder(hub, "a", "x", "y", encoder=Fragile())
+    other = enter_recorder(hub, "b", "x", "y")
+    nursery.start_soon(hub.run)
+    for channel, type in zip(channels, ("before", "poison", "after"), strict=True):
+        source.publish(channel, type)
+    await wait_all_tasks_blocked()
+    assert hurt.frames == [(1, "before"), (2, "gap"), (3, "after")]
+    assert other.frames[:2] == [(1, "before"), (2, "poison")]
+    assert hub.written == Position(EPOCH, 3)
+    assert (hub.stats.encode_failures, hub.stats.delivery_failures) == (1, 0)
+    (record,) = caplog.records
+    assert "injected" in str(record.exc_info[1])
+    assert "by an error of ours" in record.getMessage()
+    assert channels[1] in record.getMessage()
+
+
+async def test_only_those_who_would_have_got_the_event_are_told_of_the_gap(hub, source, nursery):
+    encoder = Fragile()
+    wants = enter_recorder(hub, "a", encoder=encoder)
+    passes = enter_recorder(hub, "b", encoder=encoder)
+    hub.subscribe(wants, ["x"], make_filter(["poison"], []))
+    hub.subscribe(passes, ["x"], make_filter(["t"], []))
+    nursery.start_soon(hub.run)
+    source.publish("x", "poison")
+    source.publish("x", "t")
+    await wait_all_tasks_blocked()
+    assert wants.frames == [(1, "gap")]
+    assert passes.frames == [(2, "t")]
+
+
+async def test_an_error_that_repeats_with_each_event_does_not_fill_the_log(
+    hub, source, nursery, caplog
+):
+    enter_recorder(hub, "a", "x", encoder=Fragile())
+    nursery.start_soon(hub.run)
+    for _ in range(100):
+        source.publish("x", "poison")
+        await wait_all_tasks_blocked()
+    assert hub.stats.encode_failures == 100
+    assert len(caplog.records) <= 3
+
+
+@attrs.define(eq=False)
+class NoJoin(Encoder):
+    def join(self, frames):
+        raise RuntimeError("injected")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "types"), [(Fragile(), ("t", "venom")), (NoJoin(), ("t", "t"))]
+)
+async def test_subscribers_who_cannot_even_be_told_of_a_gap_are_ended_and_nobody_else(
+    hub, source, nursery, caplog, encoder, types
+):
+    hurt = [enter_recorder(hub, name, "x", encoder=encoder) for name in "ab"]
+    other = enter_recorder(hub, "c", "x")
+    nursery.start_soon(hub.run)
+    for type in types:
+        source.publish("x", type)
+    await wait_all_tasks_blocked()
+    source.publish("x")
+    await wait_all_tasks_blocked()
+    assert [each.failed for each in hurt] == [True, True]
+    assert other.got == [1, 2, 3]
+    assert hub.subscribers() == (other,)
+    assert hub.stats.delivery_failures == 2
+    assert "injected" in caplog.text
+
+
+class Broken(Recorder):
+    """Fails where the hub calls it, in the way that its id says."""
+
+    def claim(self, size, count, seq):
+        if self.id == "claim":
+            raise RuntimeError("injected")
+        return None if self.id == "deliver" else self.write
+
+    def write(self, data):
+        if self.id == "write":
+            raise TypeError("injected")
+        return 1
+
+    def catch_up(self, frames, publications, size, sent, error=None):
+        raise RuntimeError("injected")
+
+    def deliver(self, joined, frames, publications):
+        raise RuntimeError("injected")
+
+    def fail(self) -> None:
+        super().fail()
+        if self.id == "write":
+            raise RuntimeError("injected too")
+
+
+@pytest.mark.parametrize("channels", [("x",), ("x", "y"), ("$conn:{}",)])
+@pytest.mark.parametrize("way", ["claim", "write", "rest", "deliver"])
+async def test_a_subscriber_that_fails_is_ended_and_nobody_else(
+    hub, source, nursery, caplog, way, channels
+):
+    first, last = (enter_recorder(hub, name, "x", "y") for name in ("first", "last"))
+    broken = Broken(way)
+    hub.add(broken)
+    hub.subscribe(broken, ["x", "y"])
+    again = enter_recorder(hub, "again", "x", "y")
+    nursery.start_soon(hub.run)
+    for channel in channels:
+        source.publish(channel.format(way))
+    await wait_all_tasks_blocked()
+    seq = source.publish("x")
+    await wait_all_tasks_blocked()
+    assert broken.failed
+    assert hub.subscribers() == (first, last, again)
+    assert first.got == last.got == again.got
+    assert first.got[-1] == seq
+    assert hub.stats.delivery_failures == 1
+    assert "injected" in caplog.text
+
+
+async def test_someone_who_leaves_is_forgotten_even_if_the_watcher_fails(hub):
+    class Watcher:
+        def came(self, subscriber, channel):
+            pass
+
+        def went(self, subscriber, channel):
+            raise RuntimeError("injected")
+
+    hub.watcher = Watcher()
+    listener = enter(hub, "a", "x")
+    with pytest.raises(RuntimeError):
+        hub.remove(listener)
+    assert hub.subscribers() == ()

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from triocast import presence as module
+from triocast.documents import Write
 from triocast.engines import MemoryEngine
 from triocast.engines.sqlite import SQLiteEngine
-from triocast.errors import Disabled, Unavailable
+from triocast.errors import Disabled, InternalError, Unavailable
+from triocast.events import Event
 from triocast.hub import Hub
 from triocast.presence import JOIN, LEAVE, Presence
 from triocast.publisher import Publisher
@@ -369,6 +371,156 @@ class TestAfterARestart:
 
         await run(before)
         await run(after)
+
+
+# What is wrong with one member or one channel costs only that.
+
+
+async def store(engine, channel, *members):
+    """Keep members as an earlier run did; their data may be damaged."""
+    for key, data in members:
+        event = Event(
+            type=JOIN,
+            data=b"null",
+            channel=f"$presence:{channel}",
+            timestamp="2026-01-01T00:00:00.000Z",
+            key=key,
+            write=Write(data),
+        )
+        await engine.publish([event])
+
+
+GOOD = b'{"user":"bob","since":"2026-01-01T00:00:00.000Z"}'
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"", b"\xff\x00", b"{", b"[]", b"null", b'{"user":1}', b'{"since":null,"user":"x"}']
+)
+async def test_a_damaged_member_counts_as_gone_and_hurts_nobody(
+    nursery, autojump_clock, caplog, damaged
+):
+    engine = memory()
+    members = ("user:ann", damaged), ("user:bob", GOOD), ("anonymous:1", damaged)
+    await store(engine, "room:a", *members)
+    world = World(engine)
+    await nursery.start(world.run)
+    found = await world.presence.members("room:a")
+    assert [(member["key"], member["user"]) for member in found["members"]] == [
+        ("anonymous:1", None),
+        ("user:ann", "ann"),
+        ("user:bob", "bob"),
+    ]
+    assert all(isinstance(member["since"], str) for member in found["members"])
+    assert "the stored member user:ann is damaged" in caplog.text
+    world.join("c", "bob")
+    world.join("d", "dora")
+    await trio.sleep(module.RETURN_SECONDS + 1)
+    assert sorted(await world.settle()) == ["+dora", "-1", "-ann"]
+    assert await world.keys() == ["user:bob", "user:dora"]
+
+
+@pytest.mark.parametrize("error", [InternalError(), KeyError("a bug")])
+async def test_a_channel_that_is_given_up_hurts_no_other(
+    nursery, autojump_clock, monkeypatch, caplog, error
+):
+    engine = memory()
+    for channel in ("room:a", "room:b"):
+        await store(engine, channel, ("user:ann", GOOD))
+    documents = engine.documents
+
+    async def fail(channel, **bounds):
+        if channel == "$presence:room:b":
+            raise error
+        return await documents(channel, **bounds)
+
+    monkeypatch.setattr(engine, "documents", fail)
+    world = World(engine)
+    await nursery.start(world.run)
+    assert "by an error of ours" in caplog.text
+    await trio.sleep(module.RETURN_SECONDS + 1)
+    assert await world.settle() == ["-ann"]
+    world.join("d", "dora")
+    assert await world.settle() == ["-ann", "+dora"]
+
+
+@pytest.mark.parametrize("error", [InternalError(), KeyError("a bug")])
+async def test_when_nothing_of_before_can_be_read_those_who_come_are_told_all_the_same(
+    nursery, autojump_clock, monkeypatch, caplog, error
+):
+    engine = memory()
+
+    async def fail(prefix):
+        raise error
+
+    monkeypatch.setattr(engine, "document_channels", fail)
+    world = World(engine)
+    await nursery.start(world.run)
+    world.join("d", "dora")
+    assert await world.settle() == ["+dora"]
+    assert "by an error of ours" in caplog.text
+
+
+async def test_a_store_that_cannot_be_read_yet_is_waited_for(nursery, autojump_clock, monkeypatch):
+    engine = memory()
+    await store(engine, "room:a", ("user:ann", GOOD))
+    list_channels, tries = engine.document_channels, []
+
+    async def fail(prefix):
+        tries.append(prefix)
+        if len(tries) < 3:
+            raise Unavailable("locked")
+        return await list_channels(prefix)
+
+    monkeypatch.setattr(engine, "document_channels", fail)
+    world = World(engine)
+    await nursery.start(world.run)
+    await trio.sleep(module.RETURN_SECONDS + 5)
+    assert await world.settle() == ["-ann"]
+
+
+async def test_a_channel_that_cannot_be_read_now_keeps_nobody_waiting(
+    nursery, autojump_clock, monkeypatch
+):
+    engine = memory()
+    await store(engine, "room:b", ("user:bob", GOOD))
+    documents, works = engine.documents, False
+
+    async def fail(channel, **bounds):
+        if channel == "$presence:room:b" and not works:
+            raise Unavailable("its page is damaged")
+        return await documents(channel, **bounds)
+
+    monkeypatch.setattr(engine, "documents", fail)
+    world = World(engine)
+    await nursery.start(world.run)
+    world.join("d", "dora")
+    assert await world.settle() == ["+dora"]
+    await trio.sleep(5)
+    works = True
+    await trio.sleep(10 + module.RETURN_SECONDS)
+    assert await world.keys("room:b") == []
+
+
+@pytest.mark.parametrize("error", [InternalError(), KeyError("a bug")])
+async def test_a_change_that_cannot_be_published_is_given_up_and_the_others_are_told(
+    autojump_clock, world, monkeypatch, caplog, error
+):
+    publish = world.engine.publish
+
+    async def fail(events):
+        if any(event.key == "user:ann" for event in events):
+            raise error
+        return await publish(events)
+
+    monkeypatch.setattr(world.engine, "publish", fail)
+    clients = [world.join(user, user) for user in ("ann", "bob", "carl")]
+    assert await world.settle() == ["+bob", "+carl"]
+    assert "could not be told, by an error of ours" in caplog.text
+    for client in clients:
+        world.hub.remove(client)
+    await trio.sleep(GRACE)
+    assert await world.settle() == ["+bob", "+carl", "-bob", "-carl"]
+    assert world.presence._count == 0
 
 
 steps = st.lists(

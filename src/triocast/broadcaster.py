@@ -20,7 +20,7 @@ import attrs
 import trio
 
 from triocast.auth import EVERYTHING
-from triocast.errors import SlowConsumer
+from triocast.errors import InternalError, SlowConsumer
 from triocast.events import (
     BROADCAST,
     Accepted,
@@ -108,6 +108,8 @@ class _AsTheyAre:
     def encode(self, publication: Publication) -> Event:
         return publication.event
 
+    encode_gap = encode
+
     def join(self, frames: list[Event]) -> None:
         return None
 
@@ -127,6 +129,7 @@ class EventStream(Subscriber):
         self._bound = bound
         self._waiting = 0
         self._too_slow = False
+        self._has_failed = False
         # Unbounded in number because `deliver` bounds it in bytes.
         self._outbox, self._inbox = trio.open_memory_channel[Event](math.inf)
 
@@ -134,7 +137,7 @@ class EventStream(Subscriber):
         self, joined: object, frames: Sequence[Event], publications: Sequence[Publication]
     ) -> None:
         """Take events from the hub."""
-        if self._too_slow:
+        if self._too_slow or self._has_failed:
             return
         for event in frames:
             self._waiting += len(event.data) + _OVERHEAD
@@ -142,6 +145,10 @@ class EventStream(Subscriber):
         if self._waiting > self._bound:
             self._too_slow = True
             self._outbox.close()
+
+    def fail(self) -> None:
+        self._has_failed = True
+        self._outbox.close()
 
     def close(self) -> None:
         self._outbox.close()
@@ -151,10 +158,12 @@ class EventStream(Subscriber):
         return self
 
     async def __anext__(self) -> Event:
-        """Return the next event. Raises SlowConsumer."""
+        """Return the next event. Raises SlowConsumer, or InternalError if the node has failed."""
         try:
             event = await self._inbox.receive()
         except trio.EndOfChannel:
+            if self._has_failed:
+                raise InternalError from None
             raise SlowConsumer("too many events waited for this reader") from None
         self._waiting -= len(event.data) + _OVERHEAD
         return event

@@ -213,6 +213,9 @@ class Connection(Subscriber):
         if self._scope is not None:
             self._scope.cancel(reason=reason.word)
 
+    def fail(self) -> None:
+        self.end(EndReason.SERVER_ERROR)
+
     def _reason_of_cancellation(self) -> EndReason:
         """Why the scope was cancelled by another than `end`."""
         if self._scope is not None and trio.current_time() >= self._scope.deadline:
@@ -380,7 +383,7 @@ class Connection(Subscriber):
         while (page := await self._read(backlog)) is not None:
             for gap in page.gaps:
                 self.push(self._gap_frame(gap))
-            missed = [Entry(self.encoder.encode(p), p) for p in page.publications]
+            missed = [Entry(self._hub.encode(self.encoder, p), p) for p in page.publications]
             await self._give_in_order([*held.take_until(page.seq), *missed], all_is_read=False)
         while held:
             await self._give_in_order(held.take_until(math.inf), all_is_read=True)

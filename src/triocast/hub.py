@@ -13,18 +13,24 @@ Rules that keep the promises:
   or `remove` returned, nothing more of that channel is written, even from a batch under way.
 - A subscriber gets events in the order of ``seq`` over all its channels, each once, whatever
   number of its channels and patterns cover it.
+- An error of ours costs as little as it can. An event that an encoder cannot encode is replaced by
+  a gap for the subscribers of that encoder. A subscriber whose frames cannot be given to it is
+  ended. Any other error ends `Hub.run`, and the node with it.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import attrs
 import trio
 
+from triocast.clock import Seldom
 from triocast.events import Position, Publication, is_connection_channel
 from triocast.subscriptions import (
     EVERYTHING,
@@ -52,6 +58,11 @@ _WRITES_IN_A_ROW: Final = 32
 """So many at the most between two looks at the clock."""
 _PUBLICATION_OVERHEAD: Final = 300
 
+ERROR_LOG_SECONDS: Final = 1.0
+"""An error of ours that repeats with each event is logged no more often than this."""
+
+log = logging.getLogger("triocast.hub")
+
 
 @attrs.define(eq=False)
 class _Delivery:
@@ -66,20 +77,6 @@ class _Delivery:
     joined: Any
 
 
-def _delivery(
-    members: Members, encoder: Encoder, frames: list[Any], publications: list[Publication]
-) -> _Delivery:
-    return _Delivery(
-        members,
-        frames,
-        publications,
-        first=publications[0].seq,
-        last=publications[-1].seq,
-        excluded=publications[0].event.exclude,
-        joined=frames[0] if len(frames) == 1 else encoder.join(frames),
-    )
-
-
 @attrs.define
 class HubStats:
     """Counters since the start, and gauges of now. Bytes are those of event data."""
@@ -88,6 +85,10 @@ class HubStats:
     delivered: int = 0
     batches: int = 0
     inbox_bytes: int = 0
+    encode_failures: int = 0
+    """How often an event could not be encoded by an encoder that has subscribers."""
+    delivery_failures: int = 0
+    """Subscribers that were ended because their frames could not be given to them."""
 
 
 class _Slices:
@@ -124,6 +125,9 @@ class Hub:
         self._accepted = head
         self._written = head
         self._subscriptions = Subscriptions()
+        self._failed_groups: list[tuple[Members, Exception]] = []
+        self._encode_log = Seldom(ERROR_LOG_SECONDS)
+        self._delivery_log = Seldom(ERROR_LOG_SECONDS)
         self.watcher: Watcher | None = None
         """Told of what members subscribe to."""
 
@@ -189,10 +193,11 @@ class Hub:
 
     def remove(self, subscriber: Subscriber) -> None:
         """Forget a subscriber at once: nothing is given to it after this. Idempotent."""
-        if self.watcher is not None and subscriber.is_member:
-            for name in self._subscriptions.names(subscriber):
-                self.watcher.went(subscriber, name)
+        names = self._subscriptions.names(subscriber)
         self._subscriptions.remove(subscriber)
+        if self.watcher is not None and subscriber.is_member:
+            for name in names:
+                self.watcher.went(subscriber, name)
 
     def subscribe(
         self, subscriber: Subscriber, names: Iterable[str], filter: Filter = EVERYTHING
@@ -268,6 +273,10 @@ class Hub:
     async def _fan_out(self, batch: list[Publication]) -> None:
         self.stats.batches += 1
         deliveries = list(self._deliveries(batch))
+        for members, error in self._failed_groups:
+            for subscriber in list(members):
+                self._fail(subscriber, error)
+        self._failed_groups.clear()
         if len(deliveries) == 1 and deliveries[0].excluded is None:
             await self._write_shared(deliveries[0])
         elif deliveries:
@@ -292,26 +301,95 @@ class Hub:
 
     def _run_deliveries(self, run: list[Publication]) -> Iterable[_Delivery]:
         channel = run[0].event.channel
-        encoded: dict[Encoder, list[Any]] = {}
+        encoded: dict[Encoder, list[Any] | Exception] = {}
         if is_connection_channel(channel):
             members = self._subscriptions.of_connection(channel)
             for subscriber in members:
                 encoder = subscriber.encoder
-                yield _delivery(members, encoder, [encoder.encode(p) for p in run], run)
+                yield from self._delivery(members, encoder, self._encode_all(encoder, run), run)
             return
         for audience in self._subscriptions.audiences(channel):
             for group, members in audience.items():
                 encoder = group.encoder
                 if encoder not in encoded:
-                    encoded[encoder] = [encoder.encode(p) for p in run]
+                    encoded[encoder] = self._encode_all(encoder, run)
                 frames, publications = encoded[encoder], run
                 if group.filter is not EVERYTHING:
                     chosen = [i for i, p in enumerate(run) if group.filter.passes(p)]
                     if not chosen:
                         continue
-                    frames = [frames[i] for i in chosen]
                     publications = [run[i] for i in chosen]
-                yield _delivery(members, encoder, frames, publications)
+                    if not isinstance(frames, Exception):
+                        frames = [frames[i] for i in chosen]
+                yield from self._delivery(members, encoder, frames, publications)
+
+    def encode(self, encoder: Encoder, publication: Publication) -> Any:
+        """Return a publication's frame; where the encoder fails, that of a gap in its place."""
+        try:
+            return encoder.encode(publication)
+        except Exception as error:
+            self.stats.encode_failures += 1
+            if count := self._encode_log.count(time.monotonic()):
+                log.error(
+                    "an event of %s was replaced by a gap, as %s failed by an error of ours"
+                    " (%d since this was last logged)",
+                    publication.event.channel,
+                    type(encoder).__name__,
+                    count,
+                    exc_info=error,
+                )
+            return encoder.encode_gap(publication)
+
+    def _encode_all(self, encoder: Encoder, run: list[Publication]) -> list[Any] | Exception:
+        """Return a run's frames; the error if the encoder fails for a gap, too."""
+        try:
+            return [self.encode(encoder, publication) for publication in run]
+        except Exception as error:  # noqa: BLE001  # it is logged when the group is ended
+            return error
+
+    def _delivery(
+        self,
+        members: Members,
+        encoder: Encoder,
+        frames: list[Any] | Exception,
+        publications: list[Publication],
+    ) -> Iterable[_Delivery]:
+        """Yield the delivery of these frames; if there is none, have the group ended."""
+        try:
+            if isinstance(frames, Exception):
+                raise frames
+            joined = frames[0] if len(frames) == 1 else encoder.join(frames)
+        except Exception as error:  # noqa: BLE001  # it is logged when the group is ended
+            self._failed_groups.append((members, error))
+            return
+        yield _Delivery(
+            members,
+            frames,
+            publications,
+            first=publications[0].seq,
+            last=publications[-1].seq,
+            excluded=publications[0].event.exclude,
+            joined=joined,
+        )
+
+    def _fail(self, subscriber: Subscriber, error: Exception) -> None:
+        """End a subscriber that missed something by an error of ours."""
+        self._log_delivery_failure(error)
+        self.stats.delivery_failures += 1
+        for end in (subscriber.fail, partial(self.remove, subscriber)):
+            try:
+                end()
+            except Exception as another:  # noqa: BLE001  # it is logged
+                self._log_delivery_failure(another)
+
+    def _log_delivery_failure(self, error: Exception) -> None:
+        if count := self._delivery_log.count(time.monotonic()):
+            log.error(
+                "frames could not be given to subscribers, which are ended, by an error of ours"
+                " (%d since this was last logged)",
+                count,
+                exc_info=error,
+            )
 
     async def _write_shared(self, delivery: _Delivery) -> None:
         """Give one group's frames to its members: the common case, and the fast one."""
@@ -333,7 +411,7 @@ class Hub:
             start += _WRITES_IN_A_ROW
             self.stats.delivered += self._write_to(some, delivery)
         for subscriber in late:
-            self.stats.delivered += self._give(subscriber, [delivery])
+            self.stats.delivered += self._try_to_give(subscriber, [delivery])
 
     def _write_to(self, subscribers: list[Subscriber], delivery: _Delivery) -> int:
         """Give all frames of a delivery to a few subscribers; return how many frames that was.
@@ -347,24 +425,34 @@ class Hub:
         count, last = len(frames), delivery.last
         direct, others = [], []
         for subscriber in subscribers:
-            write_now = subscriber.claim(size, count, last)
+            try:
+                write_now = subscriber.claim(size, count, last)
+            except Exception as error:  # noqa: BLE001  # it is logged
+                self._fail(subscriber, error)
+                continue
             if write_now is None:
                 others.append(subscriber)
             else:
                 direct.append((subscriber, write_now))
         for subscriber, write_now in direct:
             try:
-                sent = write_now(joined)
-            except OSError as error:
-                subscriber.catch_up(frames, delivery.publications, size, 0, error)
-            else:
-                if sent != size:
-                    subscriber.catch_up(frames, delivery.publications, size, sent)
+                try:
+                    sent = write_now(joined)
+                except OSError as error:
+                    subscriber.catch_up(frames, delivery.publications, size, 0, error)
+                else:
+                    if sent != size:
+                        subscriber.catch_up(frames, delivery.publications, size, sent)
+            except Exception as error:  # noqa: BLE001  # it is logged
+                self._fail(subscriber, error)
         written = len(direct)
         members, first = delivery.members, delivery.first
         for subscriber in others:
             if members.get(subscriber, first) < first:
-                subscriber.deliver(joined, frames, delivery.publications)
+                try:
+                    subscriber.deliver(joined, frames, delivery.publications)
+                except Exception as error:  # noqa: BLE001  # it is logged
+                    self._fail(subscriber, error)
                 written += 1
         return written * count
 
@@ -379,8 +467,15 @@ class Hub:
         for index, (subscriber, its) in enumerate(parts.items()):
             if index % _WRITES_IN_A_ROW == 0 and slices.over():
                 await slices.give_turn()
-            written += self._give(subscriber, its)
+            written += self._try_to_give(subscriber, its)
         self.stats.delivered += written
+
+    def _try_to_give(self, subscriber: Subscriber, deliveries: list[_Delivery]) -> int:
+        try:
+            return self._give(subscriber, deliveries)
+        except Exception as error:  # noqa: BLE001  # it is logged
+            self._fail(subscriber, error)
+            return 0
 
     def _give(self, subscriber: Subscriber, deliveries: list[_Delivery]) -> int:
         """Give a subscriber what is still for it of some deliveries; return how many frames."""

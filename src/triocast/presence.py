@@ -8,6 +8,9 @@ of members has a version, the changes behind it follow, and whoever missed some 
 A member that comes is told of at once. One that goes is told of after a time of grace, so that a
 reconnect is no news. Members that a store has from an earlier run of the process have some time to
 come back, then they are gone.
+
+What is wrong with one member or one channel is logged and costs only that one: a stored member that
+cannot be read counts as gone, and a change that cannot be published is not told.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import heapq
 import itertools
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import attrs
@@ -25,9 +28,9 @@ import msgspec
 import trio
 
 from triocast.clock import timestamp
-from triocast.documents import Write
+from triocast.documents import Document, Write
 from triocast.engines import Engine
-from triocast.errors import Disabled, TriocastError
+from triocast.errors import Disabled, InternalError, TriocastError
 from triocast.events import Event, namespace_of, presence_channel, presence_target
 from triocast.publisher import Publisher
 from triocast.settings import Namespaces
@@ -47,10 +50,18 @@ CHANGES_TOGETHER: Final = 256
 """How many changes are published together at the most."""
 
 RETRY_SECONDS: Final = 1.0
+MAX_RETRY_SECONDS: Final = 60.0
 PAGE_MEMBERS: Final = 1_000
 PAGE_BYTES: Final = 1_048_576
 
 log = logging.getLogger("triocast.presence")
+
+
+class _Stored(msgspec.Struct):
+    """What the document of a member says."""
+
+    user: str | None
+    since: str
 
 
 @attrs.define(eq=False)
@@ -71,7 +82,7 @@ class _Member:
         return bool(self.connections) and not self.told
 
     def event(self, *, joined: bool) -> Event:
-        data = msgspec.json.encode({"user": self.user, "since": self.since})
+        data = msgspec.json.encode(_Stored(self.user, self.since))
         return Event(
             type=JOIN if joined else LEAVE,
             data=data,
@@ -141,8 +152,12 @@ class Presence:
         return {
             "channel": channel,
             "members": [
-                {"key": each.key, **msgspec.json.decode(each.data), "version": each.version}
-                for each in found.documents
+                {
+                    "key": document.key,
+                    **msgspec.structs.asdict(_read(document)),
+                    "version": document.version,
+                }
+                for document in found.documents
             ],
             "count": count,
             "connections": connections,
@@ -194,15 +209,17 @@ class Presence:
 
     async def run(self) -> None:
         """Tell of changes until cancelled."""
-        await self._take_over()
-        while True:
-            self._changed = trio.Event()
-            if not self._coming:
-                with trio.move_on_at(self._going[0][0] if self._going else math.inf):
-                    await self._changed.wait()
-            if self._paused:
-                await trio.sleep_forever()
-            await self._tell()
+        async with trio.open_nursery() as nursery:
+            unread = await self._take_over()
+            nursery.start_soon(self._take_over_later, unread)
+            while True:
+                self._changed = trio.Event()
+                if not self._coming:
+                    with trio.move_on_at(self._going[0][0] if self._going else math.inf):
+                        await self._changed.wait()
+                if self._paused:
+                    await trio.sleep_forever()
+                await self._tell()
 
     async def _tell(self) -> None:
         """Publish some of what has changed."""
@@ -210,18 +227,31 @@ class Presence:
         if not joined and not left:
             await trio.lowlevel.checkpoint()
             return
-        events = [member.event(joined=True) for member in joined]
-        events += [member.event(joined=False) for member in left]
-        try:
-            await self._publisher.publish(events)
-        except TriocastError as error:
-            log.warning("%d changes of presence have to wait: %s", len(events), error)
-            self._coming = dict.fromkeys(joined) | self._coming
+        if not await self._tell_of(joined, left):
+            # One of them has the fault; others are told of the rest all the same.
+            for member in joined:
+                await self._tell_of([member], [])
             for member in left:
-                if not member.connections:
-                    self._let_go(member, trio.current_time() + RETRY_SECONDS)
-            await trio.sleep(RETRY_SECONDS)
-            return
+                await self._tell_of([], [member])
+
+    async def _tell_of(self, joined: Sequence[_Member], left: Sequence[_Member]) -> bool:
+        """Publish changes in one step, now or, if that is not possible now, later.
+
+        Returns False if that fails by an error of ours, and they are several. A single change that
+        fails so is given up.
+        """
+        count = len(joined) + len(left)
+        try:
+            events = [member.event(joined=True) for member in joined]
+            events += [member.event(joined=False) for member in left]
+            await self._publisher.publish(events)
+        except Exception as error:
+            if isinstance(error, TriocastError) and not isinstance(error, InternalError):
+                await self._put_off(joined, left, error)
+                return True
+            if count > 1:
+                return False
+            log.error("a change of presence could not be told, by an error of ours", exc_info=error)
         for member in joined:
             member.told = True
         for member in left:
@@ -232,6 +262,18 @@ class Presence:
                 self._coming[member] = None
             else:
                 self._forget(member)
+        return True
+
+    async def _put_off(
+        self, joined: Sequence[_Member], left: Sequence[_Member], error: TriocastError
+    ) -> None:
+        """Have changes told later, as they cannot be published now."""
+        log.warning("%d changes of presence have to wait: %s", len(joined) + len(left), error)
+        self._coming = dict.fromkeys(joined) | self._coming
+        for member in left:
+            if not member.connections:
+                self._let_go(member, trio.current_time() + RETRY_SECONDS)
+        await trio.sleep(RETRY_SECONDS)
 
     def _take_coming(self) -> list[_Member]:
         taken: list[_Member] = []
@@ -256,19 +298,43 @@ class Presence:
                 self._forget(member)
         return taken
 
-    async def _take_over(self) -> None:
-        """Have those who were present in an earlier run go, unless they come back."""
+    async def _take_over(self) -> list[str]:
+        """Have those who were present in an earlier run go, unless they come back.
+
+        Returns the channels that cannot be read now.
+        """
         while True:
             try:
-                for name in await self._engine.document_channels(presence_channel("")):
-                    await self._take_over_channel(name)
-            except TriocastError as error:
-                log.warning("who was present before cannot be read: %s", error)
-                await trio.sleep(RETRY_SECONDS)
-            else:
-                return
+                names = await self._engine.document_channels(presence_channel(""))
+            except Exception as error:
+                if _is_temporary(error):
+                    log.warning("who was present before cannot be read: %s", error)
+                    await trio.sleep(RETRY_SECONDS)
+                    continue
+                log.error("who was present before is given up, by an error of ours", exc_info=error)
+                return []
+            return [name for name in names if not await self._take_over_channel(name)]
 
-    async def _take_over_channel(self, name: str) -> None:
+    async def _take_over_later(self, names: list[str]) -> None:
+        """Do the same for channels that could not be read at once."""
+        pause = RETRY_SECONDS
+        while names:
+            await trio.sleep(pause)
+            pause = min(2 * pause, MAX_RETRY_SECONDS)
+            names = [name for name in names if not await self._take_over_channel(name)]
+
+    async def _take_over_channel(self, name: str) -> bool:
+        """Take the members of a channel over; False if it has to be tried again."""
+        try:
+            await self._read_members(name)
+        except Exception as error:
+            if _is_temporary(error):
+                log.warning("who was on %s before cannot be read: %s", name, error)
+                return False
+            log.error("who was on %s before is given up, by an error of ours", name, exc_info=error)
+        return True
+
+    async def _read_members(self, name: str) -> None:
         channel = presence_target(name)
         assert channel is not None
         goes_at = trio.current_time() + max(self._grace_seconds, RETURN_SECONDS)
@@ -280,13 +346,13 @@ class Presence:
             complete = page.complete
             for document in page.documents:
                 after = document.key
-                about = msgspec.json.decode(document.data)
+                stored = _read(document)
                 member = self._channels.get(channel, {}).get(document.key)
                 if member is None:
-                    member = _Member(channel, document.key, about["user"], about["since"])
+                    member = _Member(channel, document.key, stored.user, stored.since)
                     self._let_go(self._add(member), goes_at)
                 member.told = True
-                member.since = about["since"]
+                member.since = stored.since
 
     # Members.
 
@@ -316,6 +382,21 @@ class Presence:
         if not self._full:
             self._full = True
             log.warning("there are %d members; nobody is told of more", MOST_MEMBERS)
+
+
+def _is_temporary(error: Exception) -> bool:
+    """Whether the store may be read again later, rather than there being an error of ours."""
+    return isinstance(error, TriocastError) and error.temporary
+
+
+def _read(document: Document) -> _Stored:
+    """Return what a member's document says; of a damaged one, what its key tells."""
+    try:
+        return msgspec.json.decode(document.data, type=_Stored)
+    except Exception as error:
+        log.error("the stored member %s is damaged", document.key, exc_info=error)
+    user = document.key.removeprefix("user:") if document.key.startswith("user:") else None
+    return _Stored(user, timestamp())
 
 
 def _identity(subscriber: Subscriber) -> tuple[str, str | None]:

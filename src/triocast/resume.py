@@ -49,6 +49,9 @@ class GapReason(StrEnum):
     FORBIDDEN = "forbidden"
     """The client may not listen to this any more."""
 
+    INTERNAL = "internal"
+    """An error of ours: the event could not be put into the form that the client takes."""
+
 
 @attrs.frozen
 class Gap:
@@ -63,6 +66,16 @@ class Gap:
     start: Position | None
     end: Position
     resume_at: Position
+
+
+def gap_of(publication: Publication) -> Gap:
+    """Return the gap that stands for a publication which is lost by an error of ours.
+
+    It takes the publication's place, so a client that has it stands behind the publication.
+    """
+    at = publication.position
+    before = Position(at.epoch, at.seq - 1)
+    return Gap(GapReason.INTERNAL, (publication.event.channel,), before, at, resume_at=at)
 
 
 @attrs.frozen

@@ -31,6 +31,9 @@ class Encoder(Protocol):
     def encode(self, publication: Publication) -> Any:
         """Return one frame."""
 
+    def encode_gap(self, publication: Publication) -> Any:
+        """Return the frame that takes the place of one for which `encode` failed."""
+
     def join(self, frames: list[Any]) -> Any:
         """Return several frames as one."""
 
@@ -106,6 +109,12 @@ class Subscriber(ABC):
     ) -> None:
         """Be told that of frames claimed for only ``sent`` bytes went, or that writing failed."""
         raise NotImplementedError  # of whom nothing can be claimed
+
+    def fail(self) -> None:  # noqa: B027  # some have nobody to tell
+        """End this subscriber by an error of ours: it may have missed something.
+
+        Nothing more comes. It is told that the server failed, and how to go on.
+        """
 
 
 class Watcher(Protocol):

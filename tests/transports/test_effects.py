@@ -55,6 +55,28 @@ def recipients(log):
     return made
 
 
+def test_a_connection_that_fails_is_ended_and_hurts_nobody(recipients, log, caplog):
+    class Broken(Noted):
+        def tell(self, messages):
+            raise RuntimeError("injected")
+
+    recipients.enter(Broken("a", log))
+    recipients.carry_out([Deliver("a", b"1"), Deliver("b", b"2"), Close("c", CloseCode.KICKED, "")])
+    assert log == [("a", EndReason.SERVER_ERROR), ("b", [b"2"]), ("c", EndReason.KICKED)]
+    assert "injected" in caplog.text
+
+
+def test_a_connection_that_cannot_even_be_ended_hurts_nobody(recipients, log, caplog):
+    class Broken(Noted):
+        def end(self, reason):
+            raise RuntimeError("injected")
+
+    recipients.enter(Broken("a", log))
+    recipients.carry_out([Close("a", CloseCode.KICKED, ""), Deliver("b", b"2")])
+    assert log == [("b", [b"2"])]
+    assert "connection a could not be ended" in caplog.text
+
+
 def test_what_is_for_one_is_sent_at_once(recipients, log):
     recipients.put_off([Deliver("a", b"1"), Deliver("b", b"2")])
     recipients.put_off([Deliver("a", b"3")])

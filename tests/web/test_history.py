@@ -10,6 +10,7 @@ from triocast.settings import Namespace, Namespaces, Settings
 from triocast.web import create_app, node_of
 from triocast.web import history as history_module
 from triocast.web.history import PATH
+from triocast.wire import envelope
 
 KEY = "k" * 40
 
@@ -314,3 +315,19 @@ async def test_nobody_else_removes_anything(client, get, publish):
     reply = await client.delete(PATH, params={"channel": "news"}, headers=everything_else)
     assert refused(reply) == (403, "forbidden")
     assert seqs(await get("news")) == [1]
+
+
+async def test_an_event_that_cannot_be_encoded_is_a_gap_on_its_page(get, publish, monkeypatch):
+    encode = envelope.encode_publication
+
+    def fail(publication):
+        if publication.event.type == "poison":
+            raise RuntimeError("injected")
+        return encode(publication)
+
+    monkeypatch.setattr(envelope, "encode_publication", fail)
+    for type in ("a", "poison", "b"):
+        await publish("news", type=type)
+    events = (await get())["events"]
+    assert [event["type"] for event in events] == ["a", "gap", "b"]
+    assert events[1]["data"]["reason"] == "internal"

@@ -10,14 +10,27 @@ import logging
 import socket
 from typing import Final
 
+import h2.exceptions
+import h11
 import trio
+import wsproto.utilities
 
+from triocast.clock import Seldom
 from triocast.connection import Connection
 from triocast.link import Link
 from triocast.server.http import HTTP, RECEIVE_BYTES, Service, socket_stream
 from triocast.transports.links import SocketLink, StreamLink, close_now
 
 log = logging.getLogger("triocast.server")
+
+PROTOCOL_ERRORS: Final = (
+    h11.RemoteProtocolError,
+    h2.exceptions.ProtocolError,
+    wsproto.utilities.RemoteProtocolError,
+)
+"""What the parsers of HTTP and WebSocket raise for input that breaks their protocols."""
+
+_error_log = Seldom(1.0)
 
 LINGER_SECONDS: Final = 1.0
 """How long a closed connection is read on, so that the kernel does not reset it under the last
@@ -54,9 +67,17 @@ class Client:
                 linger = self._http is None or self._http.linger
         except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # The client is gone, and has been told nothing it could miss.
-        except* Exception as errors:
+        except* PROTOCOL_ERRORS as errors:
             log.warning("a client's input ended its connection: %s", _short(errors))
             log.debug("details", exc_info=errors)
+        except* Exception as errors:
+            # A client that finds out how to cause it could fill the log with tracebacks.
+            with_traceback = _error_log.count(trio.current_time()) > 0
+            log.error(
+                "the connection of a client was ended by an error of ours: %s",
+                _short(errors),
+                exc_info=errors if with_traceback else None,
+            )
         finally:
             if linger:
                 with trio.move_on_after(LINGER_SECONDS, shield=True):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import binascii
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import h2.exceptions
 from hypercorn.events import RawData, Updated
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError
+from hyperframe.exceptions import HyperframeError
 
 from triocast.server.http1 import SafeH11Protocol
 from triocast.server.http2 import SafeH2Protocol
@@ -59,7 +62,11 @@ class SafeProtocol(ProtocolWrapper):
             data = error.data
         except H2CProtocolRequiredError as error:
             self.protocol = self._make(SafeH2Protocol)
-            await self.protocol.initiate(error.headers, error.settings)
+            try:
+                await self.protocol.initiate(error.headers, error.settings)
+            except (binascii.Error, HyperframeError) as wrong:
+                # `h2` lets these through for what is wrong in the field HTTP2-Settings.
+                raise h2.exceptions.ProtocolError(f"HTTP2-Settings: {wrong}") from wrong
             data = error.data
         else:
             return

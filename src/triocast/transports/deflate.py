@@ -9,6 +9,7 @@ import attrs
 
 from triocast.events import Publication
 from triocast.settings import Namespaces
+from triocast.transports.gaps import loss_text
 from triocast.wire import deflate, envelope
 from triocast.wire import websocket as frames
 
@@ -39,6 +40,9 @@ class DeflatedTextFrameEncoder:
             if len(compressed) < len(text):
                 return frames.deflated_text_frame(compressed)
         return frames.text_frame(text)
+
+    def encode_gap(self, publication: Publication) -> bytes:
+        return frames.text_frame(loss_text(publication))
 
     def join(self, parts: list[bytes]) -> bytes:
         return b"".join(parts)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Iterable
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
 
 import trio
 
 from triocast.errors import CloseCode, EndReason
 from triocast.signaling.delivery import Close, Deliver, Effect
+
+log = logging.getLogger("triocast.signaling")
 
 BURST_SECONDS: Final = 2.0
 """For so long a client may send faster than its rate."""
@@ -89,9 +92,21 @@ class Recipients:
                 messages.setdefault(effect.connection, []).append(effect.data)
         for id, its in messages.items():
             if (connection := self._connections.get(id)) is not None:
-                connection.tell(its)
+                self._contain(connection, connection.tell, its)
         if close is not None and (connection := self._connections.get(close.connection)):
-            connection.end(_REASONS.get(close.code, EndReason.POLICY))
+            reason = _REASONS.get(close.code, EndReason.POLICY)
+            self._contain(connection, connection.end, reason)
+
+    def _contain(self, connection: Recipient, act: Callable[[Any], None], argument: Any) -> None:
+        """Do something to a connection. If it fails by an error of ours, only this one ends."""
+        try:
+            act(argument)
+        except Exception:
+            log.exception("connection %s failed", connection.id)
+            try:
+                connection.end(EndReason.SERVER_ERROR)
+            except Exception:
+                log.exception("connection %s could not be ended", connection.id)
 
 
 def size_of(effects: Iterable[Effect]) -> int:

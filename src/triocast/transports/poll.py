@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
-from triocast.clock import timestamp
+from triocast.errors import Unavailable
 from triocast.events import Position, Publication
-from triocast.resume import Gap, open_backlog
+from triocast.resume import open_backlog
 from triocast.subscriptions import EVERYTHING, Encoder, Filter, Subscriber
-from triocast.wire import cursor, envelope
+from triocast.transports.gaps import gap_text
+from triocast.transports.websocket import TEXT_MESSAGES
+from triocast.wire import cursor
 from triocast.wire.start import Start
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class _AsTheyAre:
 
     def encode(self, publication: Publication) -> Publication:
         return publication
+
+    encode_gap = encode
 
     def join(self, frames: list[Publication]) -> None:
         return None
@@ -85,6 +89,7 @@ class Poll(Subscriber):
         self._got: list[Publication] = []
         self._got_bytes = 0
         self._woken = trio.Event()
+        self._has_failed = False
 
     def deliver(
         self,
@@ -102,11 +107,16 @@ class Poll(Subscriber):
         """Answer now, also if there is nothing: the server is going away."""
         self._woken.set()
 
+    def fail(self) -> None:
+        """Have the client ask again: what was got may be incomplete."""
+        self._has_failed = True
+        self._woken.set()
+
     async def ask(self, wait_seconds: float) -> PollAnswer:
         """Return what there is; if that is nothing, wait for something new.
 
-        A client without a cursor is told where it stands at once. Raises TooManyConnections or
-        ShuttingDown.
+        A client without a cursor is told where it stands at once. Raises TooManyConnections,
+        ShuttingDown, and Unavailable if the server fails meanwhile.
         """
         self._connections.enter_poll(self)
         hub = self._connections.hub
@@ -119,8 +129,10 @@ class Poll(Subscriber):
             if not missed and at == live:
                 with trio.move_on_after(wait_seconds):
                     await self._woken.wait()
+            if self._has_failed:
+                raise Unavailable("this server failed before it could answer; ask again")
             if at == live:
-                missed += map(envelope.encode_publication, self._got)
+                missed += (hub.encode(TEXT_MESSAGES, publication) for publication in self._got)
                 last = self._got[-1].seq if self._got else hub.written.seq
                 at = Position(live.epoch, max(live.seq, last))
             return PollAnswer(tuple(missed), cursor.encode(at))
@@ -130,19 +142,16 @@ class Poll(Subscriber):
 
     async def _read_backlog(self, start: Start, live: Position) -> tuple[list[bytes], Position]:
         """Return what comes before what is live, and how far that is."""
-        names = self._connections.hub.subscriptions(self)
+        hub = self._connections.hub
+        names = hub.subscriptions(self)
         backlog = open_backlog(self._connections.engine, names, self._filter, start, live=live)
         found: list[bytes] = []
         size = 0
         while (page := await backlog.read()) is not None:
             for publication in page.publications:
-                found.append(envelope.encode_publication(publication))
+                found.append(hub.encode(TEXT_MESSAGES, publication))
                 size += len(found[-1])
-            found[:0] = map(_gap_text, page.gaps)
+            found[:0] = map(gap_text, page.gaps)
             if len(found) >= MOST_EVENTS or size >= MOST_BYTES:
                 return found, Position(live.epoch, page.seq)
         return found, live
-
-
-def _gap_text(gap: Gap) -> bytes:
-    return envelope.encode_gap(timestamp(), **attrs.asdict(gap, recurse=False))

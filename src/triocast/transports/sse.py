@@ -12,8 +12,9 @@ from triocast.connection import Connection
 from triocast.connections import jittered_retry_ms
 from triocast.errors import EndReason, TriocastError, Unauthorized
 from triocast.events import Position, Publication, is_connection_channel
-from triocast.resume import Backlog, Gap
+from triocast.resume import Backlog, Gap, gap_of
 from triocast.subscriptions import EVERYTHING, Filter
+from triocast.transports.gaps import gap_text
 from triocast.wire import cursor, envelope, sse
 from triocast.wire.start import After, Start
 
@@ -41,6 +42,15 @@ class SSEEncoder:
             event=event.type if self.named else None,
             data=envelope.encode_publication(publication),
         )
+        return sse.chunk(block) if self.chunked else block
+
+    def encode_gap(self, publication: Publication) -> bytes:
+        return self.gap_frame(gap_of(publication))
+
+    def gap_frame(self, gap: Gap) -> bytes:
+        """Return the block that tells of a gap."""
+        event = "gap" if self.named else None
+        block = sse.block(id=cursor.encode(gap.resume_at), event=event, data=gap_text(gap))
         return sse.chunk(block) if self.chunked else block
 
     def join(self, frames: list[bytes]) -> bytes:
@@ -152,10 +162,7 @@ class SSEConnection(Connection):
         return sse.block(id=cursor.encode(at), event=event, data=data)
 
     def _gap_frame(self, gap: Gap) -> bytes:
-        data = envelope.encode_gap(timestamp(), **attrs.asdict(gap, recurse=False))
-        event = "gap" if self._options.named else None
-        block = sse.block(id=cursor.encode(gap.resume_at), event=event, data=data)
-        return sse.chunk(block) if self._chunked else block
+        return ENCODERS[self._options.named, self._chunked].gap_frame(gap)
 
     def _farewell(self, reason: EndReason) -> Sequence[bytes] | None:
         if reason is EndReason.CLIENT_CLOSED:

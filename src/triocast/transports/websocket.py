@@ -15,6 +15,7 @@ from triocast.errors import EndReason
 from triocast.events import Publication
 from triocast.resume import Gap
 from triocast.transports.deflate import DeflatedTextFrameEncoder
+from triocast.transports.gaps import gap_text, loss_text
 from triocast.transports.links import ASGIReceive, ASGISend, TaskLink
 from triocast.wire import envelope
 from triocast.wire import websocket as frames
@@ -37,16 +38,22 @@ class TextFrameEncoder:
     def encode(self, publication: Publication) -> bytes:
         return frames.text_frame(envelope.encode_publication(publication))
 
+    def encode_gap(self, publication: Publication) -> bytes:
+        return frames.text_frame(loss_text(publication))
+
     def join(self, parts: list[bytes]) -> bytes:
         return b"".join(parts)
 
 
 @attrs.frozen
 class TextMessageEncoder:
-    """Events as message texts, for ASGI servers, which make the frames."""
+    """Events as texts: messages for ASGI servers, which make the frames, and parts of answers."""
 
     def encode(self, publication: Publication) -> bytes:
         return envelope.encode_publication(publication)
+
+    def encode_gap(self, publication: Publication) -> bytes:
+        return loss_text(publication)
 
     def join(self, parts: list[bytes]) -> bytes:
         return b""  # Messages stay apart; nobody asks for the joined form of this encoder.
@@ -206,7 +213,7 @@ class WebSocketConnection(Connection):
         return [frames.close_frame(reason.close_code, reason.word)]
 
     def _gap_frame(self, gap: Gap) -> bytes:
-        text = envelope.encode_gap(timestamp(), **attrs.asdict(gap, recurse=False))
+        text = gap_text(gap)
         return text if self._reader is None else frames.text_frame(text)
 
     def _progressed(self) -> None:

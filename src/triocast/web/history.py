@@ -12,11 +12,12 @@ from quart import Blueprint, Response
 from triocast.engines import Engine, History
 from triocast.errors import BadRequest, InvalidCursor
 from triocast.events import BROADCAST, Position, Publication, parse_channel, user_channel
+from triocast.transports.websocket import TEXT_MESSAGES
 from triocast.web.answers import Answer, json_answer
 from triocast.web.call import Fields
 from triocast.web.current import admin_grant, current_call, current_node, grant_of
 from triocast.web.subscribing import read_channels, read_filter, read_limit
-from triocast.wire import cursor, envelope, json
+from triocast.wire import cursor, json
 from triocast.wire.start import parse_cursor
 
 PATH: Final = "/realtime/history"
@@ -67,7 +68,11 @@ async def history() -> Response:
         end = max(before - 1, 0)
     elif after is None:
         end = found.head.seq
-    events = [envelope.encode_publication(p) for p in found.publications if filter.passes(p)]
+    events = [
+        node.hub.encode(TEXT_MESSAGES, publication)
+        for publication in found.publications
+        if filter.passes(publication)
+    ]
     page = {
         "before": cursor.encode(Position(head.epoch, begin + 1)),
         "after": cursor.encode(Position(head.epoch, end)),

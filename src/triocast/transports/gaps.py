@@ -1,0 +1,20 @@
+"""The text of a gap: what a client does not get, in the native envelope."""
+
+from __future__ import annotations
+
+import attrs
+
+from triocast.clock import timestamp
+from triocast.events import Publication
+from triocast.resume import Gap, gap_of
+from triocast.wire import envelope
+
+
+def gap_text(gap: Gap) -> bytes:
+    """Return the message that tells of a gap."""
+    return envelope.encode_gap(timestamp(), **attrs.asdict(gap, recurse=False))
+
+
+def loss_text(publication: Publication) -> bytes:
+    """Return the message that tells that this publication was lost by an error of ours."""
+    return gap_text(gap_of(publication))
