@@ -9,7 +9,7 @@ from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_task
 from triocast.auth import Grant
 from triocast.connections import Connections
 from triocast.engines import MemoryEngine
-from triocast.errors import ShuttingDown, TooManyConnections
+from triocast.errors import EndReason, ShuttingDown, TooManyConnections
 from triocast.events import Position
 from triocast.hub import Hub
 from triocast.transports.links import StreamLink
@@ -152,3 +152,24 @@ async def test_newcomers_are_refused_during_the_drain(connections, nursery, auto
     body = await read_all(client)
     assert body.startswith(b"retry: ")
     assert b"triocast late" not in body
+
+
+async def test_all_are_ended_at_once_and_nobody_comes_in_any_more(
+    connections, nursery, autojump_clock
+):
+    clients = await crowd(connections, nursery, 5)
+    connections.end_all(EndReason.SERVER_ERROR)
+    await wait_all_tasks_blocked()
+    assert connections.ended == {"server_error": 5}
+    times = {connection.retry_ms for connection, _ in clients}
+    assert len(times) > 2
+    with pytest.raises(ShuttingDown):
+        connections.admit(new(connections))
+
+
+async def test_refusals_are_counted_and_logged(connections, caplog):
+    caplog.set_level("INFO", "triocast.access")
+    for _ in range(2):
+        connections.note_refusal(TooManyConnections("full"), "192.0.2.1")
+    assert connections.refused == {"too_many_connections": 2}
+    assert caplog.messages == ["refuse code=too_many_connections address=192.0.2.1"] * 2

@@ -1,4 +1,4 @@
-"""The access log: a line when a connection opens and one when it closes.
+"""The access log: a line when a connection opens and one when it closes, or when it is refused.
 
 Never the query: it may hold a token.
 """
@@ -39,3 +39,8 @@ def closed(connection: Connection, seconds: float) -> None:
         connection.bytes,
         connection.events,
     )
+
+
+def refused(code: str, address: str | None) -> None:
+    """Note that a client was refused for what this server is or has now, and why."""
+    log.info("refuse code=%s address=%s", code, address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import weakref
@@ -10,13 +11,16 @@ from typing import Final, Protocol
 
 import trio
 
+from triocast import access
 from triocast.connection import Connection
 from triocast.engines import Engine
-from triocast.errors import EndReason, ShuttingDown, TooManyConnections
+from triocast.errors import EndReason, ShuttingDown, TooManyConnections, TriocastError
 from triocast.hub import Hub
 from triocast.outbox import Overflow
 from triocast.presence import Presence
 from triocast.settings import Namespaces
+
+log = logging.getLogger("triocast.connection")
 
 RETRY_MS: Final = 2_000
 """When a client whose stream ended comes back, about; each gets its own time around it."""
@@ -59,6 +63,8 @@ class Connections:
         self._coming: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._polls: set[Waiting] = set()
         self.ended: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        """Requests that were refused because of what this process is or has, by code."""
         self.draining = False
         self._empty = trio.Event()
 
@@ -102,6 +108,11 @@ class Connections:
         if not self.live:
             self._empty.set()
 
+    def note_refusal(self, error: TriocastError, address: str | None) -> None:
+        """Count and log that a client was refused before it was a connection."""
+        self.refused[error.code] += 1
+        access.refused(error.code, address)
+
     def counts(self) -> dict[str, int]:
         """Return how many connections there are by transport and by way, and what they queue."""
         by = Counter(connection.transport for connection in self.live)
@@ -116,6 +127,16 @@ class Connections:
             "portable": len(self.live) - taken_over,
             "queue_bytes": sum(connection.queued_bytes for connection in self.live),
         }
+
+    def end_all(self, reason: EndReason) -> None:
+        """End everybody at once; nobody comes in any more."""
+        self.draining = True
+        for connection in list(self.live):
+            connection.retry_ms = jittered_retry_ms()
+            try:
+                connection.end(reason)
+            except Exception:
+                log.exception("connection %s could not be ended", connection.id)
 
     async def drain(self, seconds: float) -> None:
         """Send everybody away, spread over a part of ``seconds``; return when all have gone.

@@ -21,6 +21,7 @@ whether it is ``temporary`` (the same request may succeed later).
       InternalError             500
       Unavailable               503, temporary
         TooManyConnections  Overloaded  ShuttingDown  OutcomeUnknown
+        NodeNotStarted  NodeFailed  NodeClosed  NeedsTrio
       TooManyDocuments          507
 
 Close codes of WebSockets are listed once, in `CloseCode`: 4000-4499 and 1001, 1006, 1011, 1012,
@@ -161,6 +162,30 @@ class Overloaded(Unavailable):
 
 class ShuttingDown(Unavailable):
     code = "shutting_down"
+
+
+class NodeNotStarted(Unavailable):
+    """The node does not run yet; in most cases nobody sends the application lifespan events."""
+
+    code = "node_not_started"
+
+
+class NodeFailed(Unavailable):
+    """A part of the node failed. It does not run again: the process has to be restarted."""
+
+    code = "node_failed"
+
+
+class NodeClosed(Unavailable):
+    """The node has ended, as its application did."""
+
+    code = "node_closed"
+
+
+class NeedsTrio(Unavailable):
+    """The application runs on an event loop other than Trio's."""
+
+    code = "needs_trio"
 
 
 class OutcomeUnknown(Unavailable):

@@ -8,9 +8,11 @@ Plain Trio and no web framework, so that an application can hold one of its own:
 
 from __future__ import annotations
 
+import enum
+import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -20,6 +22,7 @@ import trio
 from triocast.auth import Authenticator
 from triocast.connections import Connections
 from triocast.engines import Engine, open_engine
+from triocast.errors import EndReason, NodeClosed, NodeFailed, NodeNotStarted
 from triocast.hub import Hub
 from triocast.presence import Presence
 from triocast.publisher import Publisher
@@ -44,6 +47,34 @@ SIGNALING_QUEUE_BYTES: Final = 131_072
 PEERJS_SILENT_HEARTBEATS: Final = 4
 """A client of PeerJS that gives no sign for so many heartbeats is dropped."""
 
+log = logging.getLogger("triocast.node")
+
+
+class NodeState(enum.Enum):
+    """How far a node has come. It runs once: after a failure or its end it is of no use."""
+
+    NOT_STARTED = "not_started"
+    RUNNING = "running"
+    FAILED = "failed"
+    CLOSED = "closed"
+
+
+class PartFailed(Exception):
+    """A part of a node failed, and the node with it; the cause is the part's error."""
+
+    def __init__(self, part: str, cause: BaseException) -> None:
+        super().__init__(f"the {part} failed ({type(cause).__name__}: {cause})")
+        self.__cause__ = cause
+
+
+@attrs.define(eq=False)
+class _Life:
+    """What changes in the life of a node."""
+
+    state: NodeState = NodeState.NOT_STARTED
+    failure: PartFailed | None = None
+    failed: trio.Event = attrs.field(factory=trio.Event)
+
 
 @attrs.frozen
 class Node:
@@ -64,11 +95,45 @@ class Node:
     """Agrees on compression with WebSocket clients, and encodes for them; None while no namespace
     asks for it.
     """
+    _life: _Life = attrs.field(factory=_Life, init=False, eq=False)
+
+    @property
+    def state(self) -> NodeState:
+        """Whether the node runs, or why not."""
+        return self._life.state
+
+    @property
+    def failure(self) -> PartFailed | None:
+        """What the node failed of, if it did."""
+        return self._life.failure
+
+    async def wait_for_failure(self) -> PartFailed:
+        """Return what the node failed of, in the moment that it does."""
+        await self._life.failed.wait()
+        assert self._life.failure is not None
+        return self._life.failure
+
+    def check_running(self) -> None:
+        """Return if the node runs. Raises NodeNotStarted, NodeFailed or NodeClosed."""
+        match self.state:
+            case NodeState.NOT_STARTED:
+                raise NodeNotStarted(
+                    "this server's node does not run: its application was not sent"
+                    " 'lifespan.startup'. If it is mounted below another application, pass the"
+                    " lifespan events on to it, or run it by itself"
+                )
+            case NodeState.FAILED:
+                raise NodeFailed(
+                    "this server's node failed, which has been logged: its process has to be"
+                    " restarted"
+                )
+            case NodeState.CLOSED:
+                raise NodeClosed("this server's node has ended: its process has to be restarted")
 
     @property
     def ready(self) -> bool:
         """Whether new clients should be sent here."""
-        return not self.connections.draining
+        return self.state is NodeState.RUNNING and not self.connections.draining
 
     async def drain(self, seconds: float) -> None:
         """Send all clients away within ``seconds``; publishers are refused from then on.
@@ -83,21 +148,58 @@ class Node:
         await self.connections.drain(max(0.0, seconds - (trio.current_time() - began)))
         self.publisher.closed = True
 
-    async def run(self) -> None:
-        """Fan out until cancelled."""
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run all parts until cancelled; once in the node's life.
+
+        If one of them fails, or ends by itself, the node has failed: all clients are told, nobody
+        is let in any more, and the error is raised when the other parts have ended.
+        """
+        life = self._life
+        if life.state is not NodeState.NOT_STARTED:
+            raise RuntimeError("a node runs once")
+        life.state = NodeState.RUNNING
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.engine.run)
-                nursery.start_soon(self.hub.run)
-                if self.signaling is not None:
-                    nursery.start_soon(self.signaling.run)
-                if self.peerjs is not None:
-                    nursery.start_soon(self.peerjs.run)
-                if self.presence.is_on:
-                    nursery.start_soon(self.presence.run)
+                for name, run in self._parts():
+                    nursery.start_soon(self._run_part, name, run)
+                task_status.started()
         finally:
+            if life.failure is None:
+                life.state = NodeState.CLOSED
+                self.connections.end_all(EndReason.SHUTDOWN)
             self.engine.detach(self.hub)
             self.engine.close()
+
+    def _parts(self) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
+        yield "engine", self.engine.run
+        yield "hub", self.hub.run
+        if self.signaling is not None:
+            yield "signaling", self.signaling.run
+        if self.peerjs is not None:
+            yield "peerjs", self.peerjs.run
+        if self.presence.is_on:
+            yield "presence", self.presence.run
+
+    async def _run_part(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await run()
+            raise RuntimeError("it ended by itself")
+        except BaseException as error:
+            fault = _without_cancellation(error)
+            if fault is not None:
+                self._fail(PartFailed(name, fault))
+            raise
+
+    def _fail(self, failure: PartFailed) -> None:
+        """Have clients go elsewhere. The first failure counts; others mostly follow from it."""
+        if self._life.failure is not None:
+            return
+        self._life.failure, self._life.state = failure, NodeState.FAILED
+        self._life.failed.set()
+        self.publisher.closed = True
+        self.connections.end_all(EndReason.SERVER_ERROR)
+        for subscriber in self.hub.subscribers():  # those in the process
+            subscriber.fail()
 
 
 def build_node(settings: Settings) -> Node:
@@ -178,6 +280,13 @@ def _open_signaling(settings: Settings) -> Signaling:
 def _open_peerjs(settings: Settings) -> PeerJS:
     # Clients whose pages are hidden speak once a minute, by the browsers' throttling.
     return PeerJS(PeerLimits(alive_seconds=PEERJS_SILENT_HEARTBEATS * settings.heartbeat_seconds))
+
+
+def _without_cancellation(error: BaseException) -> BaseException | None:
+    """Return an error without what is only the end of a cancelled task; None if nothing is left."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1]
+    return None if isinstance(error, trio.Cancelled) else error
 
 
 @asynccontextmanager

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +16,10 @@ from websockets.exceptions import InvalidStatus
 from e2e.clients import Socket, Stream
 from e2e.conftest import Servers
 from e2e.crowd import Crowd, Member, sse_request, ws_frame, ws_request
+from e2e.faults import FEW_DESCRIPTORS, inject
 from e2e.rest import Answer, call, publish, stats, until
-from e2e.servers import Server
+from e2e.servers import Certificate, Server
+from triocast.server.run import SPARE_SOCKETS
 
 WAYS = ("--takeover", "--no-takeover")
 
@@ -103,6 +107,79 @@ def test_a_refused_handshake_keeps_no_place(small_server: Server) -> None:
         for _ in range(3):
             stack.enter_context(Stream(small_server)).opened()
     until(lambda: stats(small_server)["sse_count"] == 0, "empty server")
+
+
+PAGE = "https://app.example"
+MANY = 900
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Room for many sockets of our own."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY + 300
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip(f"{wanted} descriptors are needed: raise the hard limit (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _is_polite(member: Member) -> bool:
+    head, _, body = bytes(member.data).partition(b"\r\n\r\n")
+    return (
+        head.startswith(b"HTTP/1.1 200 ")
+        and b"access-control-allow-origin: https://app.example" in head.lower()
+        and body.startswith(b"retry: ")
+        and b'"code":"too_many_connections"' in body
+    )
+
+
+@pytest.mark.usefixtures("many_files")
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_crowd_of_event_sources_at_a_full_server_gets_the_polite_end(
+    serve: Callable[..., Server], certificate: Certificate, secure: bool
+) -> None:
+    """More of them than there are sockets, and none closes its connection by itself."""
+    options = ["--max-connections", "1", "--allowed-origins", PAGE]
+    trust = None
+    if secure:
+        options += certificate.options()
+        trust = certificate.trust()
+    server = serve(*options, trust=trust)
+    ask = sse_request(server).replace(b"\r\n\r\n", b"\r\nOrigin: %b\r\n\r\n" % PAGE.encode())
+    count = 40 if secure else MANY
+    with Stream(server) as first, Crowd(server) as crowd, ExitStack() as stack:
+        first.opened()
+        # With so many silent ones there is no place left for a request.
+        for _ in range(SPARE_SOCKETS if secure else 0):
+            stack.enter_context(server.connect(clear=True))
+        crowd.join(count, ask)
+        crowd.pump(lambda: all(m.ended for m in crowd.members), "end for all", 60)
+        assert [m for m in crowd.members if not _is_polite(m)] == []
+    log = server.fresh_log()
+    assert "Traceback" not in log
+
+
+def test_clients_beyond_the_limit_of_descriptors_are_told_so(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    environment = inject(tmp_path / "faults", FEW_DESCRIPTORS.format(number=90))
+    server = serve("--max-connections", "1000", environment=environment)
+    with Crowd(server) as crowd:
+        crowd.join(150, sse_request(server))
+        crowd.pump(lambda: all(member.data for member in crowd.members), "answer for all", 30)
+        streams = [member for member in crowd.members if b"triocast" in member.data]
+        others = [member for member in crowd.members if member not in streams]
+        assert streams
+        assert others
+        assert all(b'"code":"too_many_connections"' in member.data for member in others)
+        refused = call(server, "POST", "/realtime/broadcast", b'{"data":1}', "application/json")
+        _check_refusal(refused)
+        for member in streams:
+            crowd.leave(member)
+    until(lambda: call(server, "GET", "/readyz").status == 200, "place")
+    publish(server, data=1)
 
 
 @pytest.mark.parametrize("takeover", WAYS)

@@ -6,13 +6,16 @@ import re
 import signal
 import socket
 import struct
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from e2e.clients import Stream
 from e2e.crowd import Crowd, Member, sse_request, ws_request
-from e2e.rest import PATIENCE, Upload, call, stats, until
+from e2e.faults import BUSY_LOOP, STUCK_DISK, inject
+from e2e.rest import PATIENCE, Upload, call, publish, stats, until
 from e2e.servers import Server
 
 DRAIN_SECONDS = 20 * PATIENCE
@@ -197,7 +200,65 @@ def test_other_signals(
                 crowd.pump(lambda: stalled.ended, "end")
                 server.process.send_signal(signals[1])
                 server.process.wait(PATIENCE)
-    assert server.process.wait(PATIENCE) in (0, 1)
+    assert server.process.wait(PATIENCE) == len(signals) - 1
+
+
+@pytest.fixture(params=["1"])
+def stuck(
+    serve: Callable[..., Server], tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Server]:
+    """A server with a publish under way whose commit does not end; the parameter is its drain."""
+    flag = tmp_path / "stuck"
+    environment = inject(tmp_path / "faults", STUCK_DISK.format(flag=str(flag)))
+    options = ("--engine", "sqlite:///events.db", "--drain-seconds", request.param)
+    server = serve(*options, environment=environment)
+    publish(server, data=1)
+    flag.touch()
+    try:
+        with server.connect() as publisher:
+            publisher.sendall(
+                f"POST /realtime/broadcast HTTP/1.1\r\nHost: {server.authority}\r\n"
+                'Content-Type: application/json\r\nContent-Length: 10\r\n\r\n{"data":2}'.encode()
+            )
+            # This one is read later, and answered at once.
+            assert call(server, "GET", "/healthz").status == 200
+            yield server
+    finally:
+        flag.unlink()
+
+
+def test_a_disk_that_hangs_does_not_hold_up_the_end(stuck: Server) -> None:
+    stuck.process.send_signal(signal.SIGTERM)
+    assert stuck.process.wait(PATIENCE) == 1
+    log = stuck.fresh_log()
+    assert log.count(" CRITICAL ") == 1
+    assert "it did not end within 4 s of SIGTERM" in log
+
+
+@pytest.mark.parametrize("stuck", ["300"], indirect=True)
+def test_a_second_signal_ends_the_process_while_the_disk_hangs(stuck: Server) -> None:
+    stuck.process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        stuck.process.wait(0.5)
+    stuck.process.send_signal(signal.SIGTERM)
+    assert stuck.process.wait(PATIENCE) == 1
+    assert "it did not end at once at a second SIGTERM" in stuck.fresh_log()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_run_loop_that_hangs_does_not_hold_up_the_end(
+    serve: Callable[..., Server], tmp_path: Path, count: int
+) -> None:
+    drain_seconds = "1" if count == 1 else "100"
+    environment = inject(tmp_path / "faults", BUSY_LOOP)
+    server = serve("--drain-seconds", drain_seconds, environment=environment)
+    server.process.send_signal(signal.SIGUSR1)
+    for _ in range(count):
+        with pytest.raises(subprocess.TimeoutExpired):
+            server.process.wait(0.5)
+        server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(PATIENCE) == 1
+    assert server.fresh_log().count(" CRITICAL ") == 1
 
 
 def _rest(sock: socket.socket) -> bytes:

@@ -8,7 +8,10 @@ from quart import Response, request
 from trio.testing import wait_all_tasks_blocked
 
 from triocast.auth import EVERYTHING
-from triocast.web import node_of
+from triocast.node import NodeState
+from triocast.settings import Settings
+from triocast.web import create_app, node_of
+from triocast.web.asgi import SHUTDOWN_SECONDS
 
 DISCONNECT = {"type": "http.disconnect"}
 
@@ -214,3 +217,136 @@ async def test_other_servers_close_a_refused_websocket_before_it_opens(app, serv
     assert server.ended
     assert server.sent == [{"type": "websocket.close", "code": 1008}]
     assert not node_of(app).connections.live
+
+
+# The life of the application.
+
+
+class Life:
+    """An ASGI server's side of an application's life; as on most, messages take some time."""
+
+    def __init__(self, app):
+        self.app = app
+        self.told = []
+        self.ended = trio.Event()
+        self._give, self._given = trio.open_memory_channel(10)
+
+    async def run(self):
+        try:
+            await self.app({"type": "lifespan"}, self._given.receive, self._send)
+        except* ZeroDivisionError:
+            pass  # Servers log what comes out here.
+        finally:
+            self.ended.set()
+
+    async def _send(self, message):
+        await trio.sleep(0.01)
+        self.told.append(message)
+
+    async def say(self, type):
+        await self._give.send({"type": f"lifespan.{type}"})
+        await trio.sleep(1)
+        return self.told[-1]
+
+
+@pytest.fixture
+async def life(nursery):
+    life = Life(create_app(Settings()))
+    nursery.start_soon(life.run)
+    return life
+
+
+async def test_the_node_runs_from_startup_to_shutdown(autojump_clock, life):
+    node = node_of(life.app)
+    assert await life.say("startup") == {"type": "lifespan.startup.complete"}
+    assert node.state is NodeState.RUNNING
+    assert await life.say("shutdown") == {"type": "lifespan.shutdown.complete"}
+    assert node.state is NodeState.CLOSED
+    await life.ended.wait()
+
+
+async def test_what_users_do_at_the_end_may_take_its_time(autojump_clock, life):
+    ends = []
+
+    @life.app.after_serving
+    async def clean_up():
+        await trio.sleep(0.5)
+        ends.append("cleaned up")
+
+    await life.say("startup")
+    assert await life.say("shutdown") == {"type": "lifespan.shutdown.complete"}
+    assert ends == ["cleaned up"]
+
+
+async def test_a_node_that_does_not_end_keeps_no_server_waiting(autojump_clock, life, monkeypatch):
+    """A thread of its engine may hang in the disk."""
+
+    works_again = trio.Event()
+
+    async def hang(self):
+        with trio.CancelScope(shield=True):
+            await works_again.wait()
+
+    monkeypatch.setattr(type(node_of(life.app).engine), "run", hang)
+    await life.say("startup")
+    await life.say("shutdown")
+    await trio.sleep(SHUTDOWN_SECONDS)
+    told = life.told[-1]
+    works_again.set()
+    assert told["type"] == "lifespan.shutdown.failed"
+    assert f"within {SHUTDOWN_SECONDS:g} s" in told["message"]
+
+
+async def test_an_application_does_not_start_twice(autojump_clock, life, nursery, caplog):
+    await life.say("startup")
+    await life.say("shutdown")
+    again = Life(life.app)
+    nursery.start_soon(again.run)
+    assert (await again.say("startup"))["type"] == "lifespan.startup.failed"
+    assert "an application runs once" in again.told[0]["message"]
+
+
+async def test_when_the_node_fails_clients_are_sent_away_and_everybody_is_refused(
+    autojump_clock, life, nursery, caplog
+):
+    await life.say("startup")
+    node = node_of(life.app)
+    server = Server(life.app, "http", "/realtime/events", query_string=b"channel=a")
+    nursery.start_soon(server.run)
+    await wait_all_tasks_blocked()
+    node.hub._take_batch = lambda: 1 / 0
+    await node.publisher.publish(
+        [node.publisher.event(EVERYTHING, channel="a", type="t", data=b"1")]
+    )
+    await trio.sleep(0.1)
+    assert server.ended
+    assert b"\nretry: " in server.body
+    assert node.connections.ended == {"server_error": 1}
+    (record,) = [r for r in caplog.records if r.levelname == "CRITICAL"]
+    assert record.getMessage().startswith("the hub failed (ZeroDivisionError")
+    assert record.exc_info is not None
+    probe = Server(life.app, "http", "/healthz")
+    await probe.run()
+    assert head_of(probe)[0] == 503
+    assert json.loads(probe.body)["code"] == "node_failed"
+    assert await life.say("shutdown") == {"type": "lifespan.shutdown.complete"}
+
+
+async def test_a_task_of_the_user_that_fails_ends_the_node_and_its_clients(
+    autojump_clock, life, nursery
+):
+    await life.say("startup")
+    server = Server(life.app, "http", "/realtime/events")
+    nursery.start_soon(server.run)
+    await wait_all_tasks_blocked()
+
+    async def fail():
+        raise ZeroDivisionError
+
+    life.app.nursery.start_soon(fail)
+    await life.ended.wait()
+    await wait_all_tasks_blocked()
+    assert server.ended
+    probe = Server(life.app, "http", "/readyz")
+    await probe.run()
+    assert json.loads(probe.body)["code"] == "node_closed"

@@ -10,12 +10,12 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from triocast.auth import EVERYTHING
-from triocast.errors import BadRequest, Disabled
+from triocast.errors import BadRequest, Disabled, TooManyConnections
 from triocast.node import build_node
 from triocast.settings import Settings
 from triocast.web import create_app, node_of
 from triocast.web.call import Call
-from triocast.web.events import PATH, open_stream
+from triocast.web.events import PATH, open_stream, refusal_for_now
 
 KEY = "k" * 40
 STREAM = {"Accept": "text/event-stream"}
@@ -182,14 +182,17 @@ async def test_an_event_source_that_is_refused_for_now_is_told_when_to_return(ap
     retry, error = blocks(reply)
     assert int(retry["retry"]) > 0
     assert json.loads(error["data"])["data"]["code"] == reason
+    assert reply.headers["connection"] == "close"  # It would take a place that others need.
     reply = await client.get(PATH)
     assert (reply.status_code, reply.json()["code"]) == (503, reason)
     assert int(reply.headers["retry-after"]) > 0
+    assert reply.headers["connection"] == "close"
     assert kept.reason is None
+    assert connections.refused == {reason: 2}
 
 
-async def test_streams_can_be_switched_off():
-    app = create_app(Settings(sse_enabled=False))
+async def test_streams_can_be_switched_off(run_node):
+    app = await run_node(create_app(Settings(sse_enabled=False)))
     async with connect(app) as client:
         reply = await client.get(PATH, headers=STREAM)
     assert (reply.status_code, reply.json()["code"]) == (404, "disabled")
@@ -197,8 +200,8 @@ async def test_streams_can_be_switched_off():
         open_stream(node_of(app), call())
 
 
-async def test_who_may_not_hear_a_channel_gets_no_stream():
-    app = create_app(Settings(token_key=KEY))
+async def test_who_may_not_hear_a_channel_gets_no_stream(run_node):
+    app = await run_node(create_app(Settings(token_key=KEY)))
     async with connect(app) as client:
         assert (await client.get(PATH, headers=STREAM)).status_code == 401
         headers = STREAM | {"Authorization": f"Bearer {token()}"}
@@ -246,3 +249,19 @@ def test_a_connection_knows_whose_it_is_and_takes_no_place_before_it_is_admitted
 def test_a_wrong_choice_is_told_what_there_is_to_choose_from(query):
     with pytest.raises(BadRequest, match=r"is '.*' or '.*'"):
         open_stream(build_node(Settings()), call(query))
+
+
+@pytest.mark.parametrize(("version", "closes"), [("1.0", False), ("1.1", True), ("2", False)])
+def test_only_where_it_would_be_kept_is_a_refused_connection_closed(version, closes):
+    for accept in ("*/*", "text/event-stream"):
+        caller = call(accept=accept)
+        caller.http_version = version
+        headers = dict(refusal_for_now(TooManyConnections("full"), caller).headers)
+        assert ("connection" in headers) is closes
+
+
+def test_only_a_get_is_the_request_of_an_event_source():
+    caller = call(accept="text/event-stream")
+    assert refusal_for_now(TooManyConnections("full"), caller).status == 200
+    caller.method = "POST"
+    assert refusal_for_now(TooManyConnections("full"), caller).status == 503

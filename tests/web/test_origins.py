@@ -13,9 +13,9 @@ OTHER = "https://evil.example"
 
 
 @pytest.fixture
-async def app():
+async def app(run_node):
     """An application with one page on its list."""
-    return create_app(Settings(allowed_origins=(LISTED,)))
+    return await run_node(create_app(Settings(allowed_origins=(LISTED,))))
 
 
 def call(*origins, method="POST", scheme="http", host="Shop.example:8000", asks=None):

@@ -171,6 +171,8 @@ async def test_polls_count_as_connections(nursery):
     reply = await server.http.get(PATH)
     assert (reply.status_code, reply.json()["code"]) == (503, "too_many_connections")
     assert int(reply.headers["retry-after"]) > 0
+    assert reply.headers["connection"] == "close"
+    assert server.node.connections.refused == {"too_many_connections": 1}
 
 
 async def test_a_draining_server_answers_waiting_clients_and_refuses_new_ones(

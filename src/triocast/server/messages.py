@@ -41,17 +41,34 @@ def read_request(
         body.append(bytes(event.data))
     if not isinstance(event, h11.EndOfMessage):
         return None
-    path, _, query = head.target.partition(b"?")
-    call = Call(
+    path = head.target.partition(b"?")[0]
+    call = _call(head, address=address, secure=secure)
+    closing = parser.their_state is h11.MUST_CLOSE
+    return Request(path, call, b"".join(body), parser.trailing_data[0], not closing)
+
+
+def read_head(
+    data: bytes, *, address: str | None, secure: bool, max_head_bytes: int
+) -> Call | None:
+    """Return the call that ``data`` begins with, whatever follows; None if it is not whole.
+
+    Raises h11.RemoteProtocolError if it is none.
+    """
+    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head_bytes)
+    parser.receive_data(data)
+    head = parser.next_event()
+    return _call(head, address=address, secure=secure) if isinstance(head, h11.Request) else None
+
+
+def _call(head: h11.Request, *, address: str | None, secure: bool) -> Call:
+    return Call(
         method=head.method.decode(),
         scheme="https" if secure else "http",
         http_version=head.http_version.decode(),
-        query_string=query,
+        query_string=head.target.partition(b"?")[2],
         headers=list(head.headers),
         address=address,
     )
-    closing = parser.their_state is h11.MUST_CLOSE
-    return Request(path, call, b"".join(body), parser.trailing_data[0], not closing)
 
 
 def write_head(status: str, headers: Iterable[tuple[str, str]]) -> bytes:

@@ -274,7 +274,7 @@ class Settings:
     drain_seconds: float = _setting(
         10.0,
         SECONDS,
-        "Seconds over which clients are sent away when the server stops.",
+        "Seconds over which clients are sent away when the server stops; 3 s later it has ended.",
         check=duration_or_zero,
     )
     presence_grace_seconds: float = _setting(

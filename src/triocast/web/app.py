@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import Final
+from typing import Any, Final
 
+import trio
 from quart import Response, has_request_context, request
 from quart import websocket as websocket_request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from triocast.engines import siblings
-from triocast.errors import TriocastError
-from triocast.node import Node, build_node
+from triocast.errors import TooManyConnections, TriocastError, Unavailable
+from triocast.node import Node, NodeState, build_node
 from triocast.settings import Settings, load_settings
 from triocast.web import (
     asgi,
@@ -31,7 +32,8 @@ from triocast.web import (
 )
 from triocast.web.answers import failure, refusal
 from triocast.web.body import Request
-from triocast.web.current import NODE_KEY, ORIGINS_KEY
+from triocast.web.current import NODE_KEY, ORIGINS_KEY, current_call, current_node
+from triocast.web.gate import Gate
 from triocast.web.origins import Origins, guard
 
 log = logging.getLogger("triocast.web")
@@ -57,19 +59,36 @@ STOCK_SERVER_NOTE = (
 )
 
 
+class App(QuartTrio):
+    """The application: refuses everything while its node does not run."""
+
+    gate: Gate
+
+    async def asgi_app(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve what an ASGI server asks for."""
+        is_start = scope["type"] == "lifespan" and trio.lowlevel.in_trio_task()
+        obstacle = None if is_start else await self.gate.obstacle()
+        if obstacle is None:
+            await super().asgi_app(scope, receive, send)
+        else:
+            await self.gate.refuse(obstacle, scope, receive, send)
+
+
 def create_app(settings: Settings | None = None, *, own_server: bool = False) -> QuartTrio:
     """Return the ASGI application; without settings it reads them from file and environment.
 
-    ``own_server`` says that Triocast's own server runs it. Raises SettingsError.
+    Its node runs from ``lifespan.startup`` to ``lifespan.shutdown``. ``own_server`` says that
+    Triocast's own server runs the application, and its node. Raises SettingsError.
     """
     if settings is None:
         settings = load_settings().settings
     node = build_node(settings)
-    app = QuartTrio("triocast", static_folder=None)
+    app = App("triocast", static_folder=None)
     app.url_map.merge_slashes = False  # Werkzeug's redirects to other paths are none of Quart's.
     app.request_class = Request
     app.asgi_http_class = asgi.HTTPConnection
     app.asgi_websocket_class = asgi.WebSocketConnection
+    app.asgi_lifespan_class = asgi.Lifespan
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["BODY_TIMEOUT"] = settings.handshake_seconds
     app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = None
@@ -79,24 +98,13 @@ def create_app(settings: Settings | None = None, *, own_server: bool = False) ->
         prefix = settings.peerjs_path.rstrip("/") if endpoints is peerjs else None
         app.register_blueprint(endpoints.blueprint, url_prefix=prefix or None)
     guard(app, origins)
+    app.gate = Gate(node, origins)
     app.register_error_handler(TriocastError, _refuse)
     app.register_error_handler(HTTPException, _refuse_http)
     app.register_error_handler(Exception, _fail)
 
-    claims = contextlib.ExitStack()
-
-    @app.before_serving
-    async def start() -> None:
-        if settings.engine == "memory://":
-            claims.enter_context(siblings.claim_parent() or contextlib.nullcontext())
-        if not own_server:
-            log.warning("%s", STOCK_SERVER_NOTE)
-        app.nursery.start_soon(node.run)
-
-    @app.after_serving
-    async def stop() -> None:
-        claims.close()
-
+    if not own_server:
+        _run_with_lifespan(app, node)
     return app
 
 
@@ -107,8 +115,51 @@ def node_of(app: QuartTrio) -> Node:
     return node
 
 
+def _run_with_lifespan(app: QuartTrio, node: Node) -> None:
+    """Run the node as long as a server has the application run."""
+    claims = contextlib.ExitStack()
+
+    @app.before_serving
+    async def start() -> None:
+        if node.state is not NodeState.NOT_STARTED:
+            raise RuntimeError("an application runs once: make another one with create_app()")
+        if node.settings.engine == "memory://":
+            claims.enter_context(siblings.claim_parent() or contextlib.nullcontext())
+        log.warning("%s", STOCK_SERVER_NOTE)
+        app.nursery.start_soon(_run_node, node)
+
+    @app.after_serving
+    async def stop() -> None:
+        claims.close()
+
+
+async def _run_node(node: Node) -> None:
+    """Run the node of an application. If it fails, the application goes on, to say so."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_tell_of_failure, node)
+        try:
+            await node.run()
+        except* Exception as errors:
+            log.debug("the node has ended", exc_info=errors)
+        nursery.cancel_scope.cancel()
+
+
+async def _tell_of_failure(node: Node) -> None:
+    failure = await node.wait_for_failure()
+    log.critical(
+        "%s: every request is refused until this process is restarted", failure, exc_info=failure
+    )
+
+
 async def _refuse(error: TriocastError) -> Response:
-    return refusal(error).as_response()
+    response = refusal(error).as_response()
+    if isinstance(error, Unavailable):
+        call = current_call()
+        current_node().connections.note_refusal(error, call.address)
+        if isinstance(error, TooManyConnections) and call.http_version == "1.1":
+            # What has no place as a connection should not keep one as a request.
+            response.headers["Connection"] = "close"
+    return response
 
 
 async def _refuse_http(error: HTTPException) -> Response:

@@ -7,11 +7,16 @@ Quart's contexts have ended by then, so nothing an endpoint opened may be needed
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
+import trio
 from quart import Response, Websocket
 from quart.utils import encode_headers
-from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
+from quart_trio.asgi import (
+    TrioASGIHTTPConnection,
+    TrioASGILifespan,
+    TrioASGIWebsocketConnection,
+)
 
 from triocast.connection import Connection
 from triocast.transports.links import ASGIReceive, ASGIResponseLink, ASGISend
@@ -19,6 +24,9 @@ from triocast.transports.websocket import ASGIWebSocketLink
 from triocast.web import plain, publish
 from triocast.web.body import RequestBody
 from triocast.web.current import NODE_KEY, ORIGINS_KEY
+
+SHUTDOWN_SECONDS: Final = 10.0
+"""How long the application's tasks may take to end once the server stops."""
 
 
 class StreamResponse(Response):
@@ -37,6 +45,52 @@ class StreamResponse(Response):
         self.connection = connection
         self.subprotocol = subprotocol
         self.timeout = None  # Quart's response timeout would cut the stream.
+
+
+class Lifespan(TrioASGILifespan):
+    """Quart's side of the life of the application.
+
+    Upstream runs the background tasks in the nursery in which it talks to the server, and cancels
+    it before it says ``lifespan.shutdown.complete``: a server that waits for that waits for ever.
+    (quart-trio 0.12 and 0.13)
+    """
+
+    async def __call__(self, receive: Any, send: Any) -> None:
+        await receive()  # lifespan.startup
+        async with trio.open_nursery() as outer:
+            ended = trio.Event()
+            self.app.nursery = await outer.start(_hold_nursery, ended)
+            try:
+                await self.app.startup()
+            except Exception as error:  # noqa: BLE001  # Quart logs it
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+            else:
+                await send({"type": "lifespan.startup.complete"})
+                await receive()  # lifespan.shutdown
+                await send(await self._shut_down(ended))
+            outer.cancel_scope.cancel()
+
+    async def _shut_down(self, ended: trio.Event) -> dict[str, str]:
+        """End the application; return what the server is told."""
+        try:
+            await self.app.shutdown()  # cancels the nursery
+        except Exception as error:  # noqa: BLE001  # Quart logs it
+            return {"type": "lifespan.shutdown.failed", "message": str(error)}
+        with trio.move_on_after(SHUTDOWN_SECONDS):
+            await ended.wait()
+            return {"type": "lifespan.shutdown.complete"}
+        message = f"the application did not end within {SHUTDOWN_SECONDS:g} s"
+        return {"type": "lifespan.shutdown.failed", "message": message}
+
+
+async def _hold_nursery(ended: trio.Event, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    """Keep a nursery open for the application's tasks until it is cancelled."""
+    try:
+        async with trio.open_nursery() as nursery:
+            task_status.started(nursery)
+            await trio.sleep_forever()
+    finally:
+        ended.set()
 
 
 class HTTPConnection(TrioASGIHTTPConnection):

@@ -137,6 +137,11 @@ class Call:
             )
 
     @property
+    def has_body(self) -> bool:
+        """Whether a body is announced, of whatever length."""
+        return bool(self.content_length) or "transfer-encoding" in self.headers
+
+    @property
     def content_length(self) -> int | None:
         """How many bytes of body are announced; None if it is not said."""
         announced = self.headers.get("content-length") or ""

@@ -6,9 +6,10 @@ from typing import Final
 
 from quart import Blueprint, Response
 
-from triocast.errors import BadRequest, Disabled, Unavailable
+from triocast.errors import BadRequest, Disabled, TriocastError, Unavailable
 from triocast.node import Node
 from triocast.transports import sse
+from triocast.web.answers import Answer, refusal
 from triocast.web.asgi import StreamResponse
 from triocast.web.call import Call, Fields
 from triocast.web.current import current_call, current_node, grant_of, new_connection_id
@@ -35,13 +36,27 @@ async def stream_events() -> Response:
             return Response(b"", headers=HEADERS)
         node.connections.admit(connection)
     except Unavailable as error:
-        if "text/event-stream" not in (call.headers.get("Accept") or ""):
-            raise
-        return Response(sse.polite_end(error), headers=HEADERS)
+        node.connections.note_refusal(error, call.address)
+        return refusal_for_now(error, call).as_response()
     headers = dict(HEADERS)
     if call.http_version == "1.1":
         headers["connection"] = "keep-alive"
     return StreamResponse(connection, headers=headers)
+
+
+def refusal_for_now(error: TriocastError, call: Call) -> Answer:
+    """Return the answer to a call that is refused only for now, whatever it asks for.
+
+    An `EventSource` never comes back after an error. So it gets the end of a stream that says when
+    to return. The connection is not kept: it would take a place that others need.
+    """
+    if call.method == "GET" and "text/event-stream" in (call.headers.get("Accept") or ""):
+        answer = Answer(200, list(HEADERS.items()), sse.polite_end(error))
+    else:
+        answer = refusal(error)
+    if call.http_version == "1.1":
+        answer.headers.append(("connection", "close"))
+    return answer
 
 
 def open_stream(node: Node, call: Call) -> sse.SSEConnection:

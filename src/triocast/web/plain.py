@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from triocast.errors import TriocastError
+from triocast.errors import TriocastError, Unavailable
 from triocast.node import Node
 from triocast.transports.links import ASGIReceive, ASGISend
 from triocast.web.answers import Answer, failure, refusal
@@ -48,6 +48,8 @@ async def answer(
     try:
         found = await _answer(endpoint, node, origins, call, receive)
     except TriocastError as error:
+        if isinstance(error, Unavailable):
+            node.connections.note_refusal(error, call.address)
         found = refusal(error)
     except Exception as error:
         log.error("a publish request failed", exc_info=error)
