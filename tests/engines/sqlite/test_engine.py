@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -373,6 +374,27 @@ class TestHealth:
             monkeypatch.setattr(store, "append", full)
             with pytest.raises(StoreFailed, match="full"):
                 await engine.check_health()
+
+    async def test_a_disk_that_is_full_for_events_is_not_healthy_for_an_empty_commit(
+        self, path, monkeypatch
+    ):
+        free = [100]
+        monkeypatch.setattr(
+            engine_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free[0])
+        )
+        async with opened(path) as engine:
+            with monkeypatch.context() as patch:
+                patch.setattr(store, "append", full)
+                with pytest.raises(StoreFailed):
+                    await engine.publish([event("a")])
+            for _ in range(2):
+                with pytest.raises(StoreFailed, match="100 bytes are free"):
+                    await engine.check_health()
+            free[0] = 10**9
+            await engine.check_health()
+            free[0] = 100
+            await engine.publish([event("a")])
+            await engine.check_health()
 
     async def test_a_disk_that_does_not_answer_is_not_healthy(self, path, monkeypatch):
         hangs, real = threading.Event(), store.append

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import shutil
 import sqlite3
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -67,6 +68,9 @@ RETENTION_SECONDS: Final = 5.0
 
 HEALTHY_SECONDS: Final = 1.0
 """How long a commit proves that the store accepts publishes."""
+
+DISK_MARGIN_BYTES: Final = 1_048_576
+"""How much of the disk has to be free, beyond what was refused, once a commit has failed."""
 
 PROBE_SECONDS: Final = 2.0
 """How long a commit may take before the store counts as not healthy."""
@@ -152,6 +156,8 @@ class SQLiteEngine(Engine):
         """How many rows could not be read, since the start."""
         self._committed_at = -math.inf
         """When the last commit was kept, by trio's clock."""
+        self._refused_bytes = 0
+        """How much the last commit had that failed, if none has been kept since."""
 
     @property
     def head(self) -> Position:
@@ -260,6 +266,7 @@ class SQLiteEngine(Engine):
         except sqlite3.Error as error:
             batch.undo()
             self._no_release_before = trio.current_time() + RETRY_SECONDS
+            self._refused_bytes = sum(job.size for job in jobs)
             # Also what was refused: it may have been for what has not been kept now.
             fail_all(jobs, self._failed(error))
             return
@@ -279,6 +286,8 @@ class SQLiteEngine(Engine):
     def _kept(self, batch: Batch) -> None:
         """Bring what is in memory to what a commit has kept, and spread its events."""
         self._committed_at = trio.current_time()
+        if batch.publications:
+            self._refused_bytes = 0
         for channel in batch.settle():
             self._trimming.note(channel)
         self._revision = batch.revision
@@ -406,6 +415,11 @@ class SQLiteEngine(Engine):
 
     async def check_health(self) -> None:
         await trio.lowlevel.checkpoint()
+        if self._refused_bytes:
+            # An empty commit may fit where what was refused does not.
+            free = (await self._reading.call(shutil.disk_usage, self._file.path.parent)).free
+            if free < self._refused_bytes + DISK_MARGIN_BYTES:
+                raise StoreFailed(f"the disk is full: {free} bytes are free; make room on it")
         if trio.current_time() - self._committed_at < HEALTHY_SECONDS:
             return
         # Through the same queue and the same commit as a publish: nothing else is a proof.
