@@ -111,7 +111,7 @@ class Server:
         self._empty = trio.Event()
         self._failure: ServerFailed | None = None
 
-    async def serve(
+    async def serve(  # noqa: ASYNC128  # it passes its task status on
         self,
         listeners: Sequence[socket.socket],
         stop: trio.Event,
@@ -166,7 +166,9 @@ class Server:
         finally:
             spares.close()
 
-    async def _run_node(self, *, task_status: trio.TaskStatus[None]) -> None:
+    async def _run_node(  # noqa: ASYNC128  # it passes its task status on
+        self, *, task_status: trio.TaskStatus[None]
+    ) -> None:
         try:
             await self._node.run(task_status=task_status)
         except* Exception:
@@ -211,10 +213,11 @@ class Server:
                 clients.start_soon(self._refusals.refuse, accepted)
                 return
             client = Client(self._service, accepted)
-        except BaseException as error:
+        except trio.Cancelled:
             accepted.close()
-            if not isinstance(error, Exception):
-                raise
+            raise
+        except Exception as error:
+            accepted.close()
             log.error("a client could not be served, by an error of ours", exc_info=error)
             return
         self._clients.add(client)
