@@ -145,6 +145,17 @@ async def test_a_debounced_event_has_no_place_yet(post):
     assert (await post(BROADCAST, {**event, "urgent": True})).json()["seq"] == 2
 
 
+@pytest.mark.parametrize("body", [{"channel": "n:x", "data": 1}, [{"channel": "n:x", "data": 1}]])
+async def test_a_repeated_publish_gets_the_first_answer_byte_for_byte(server, post, body):
+    first = await post(BROADCAST, body, Idempotency_Key="once")
+    listener = await server.connect("/realtime/ws?channel=n:x")
+    await listener.take()
+    again = await post(BROADCAST, body, Idempotency_Key="once")
+    assert (again.status_code, again.content) == (200, first.content)
+    other = await post(BROADCAST, body, Idempotency_Key="other")
+    assert b'"subscribers":1' in other.content
+
+
 @pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "application/problem+json"])
 async def test_json_may_be_called_by_more_than_one_name(post, kind):
     assert (await post(BROADCAST, {"data": 1}, kind)).status_code == 200
