@@ -29,6 +29,9 @@ _RSV1: Final = 0x40
 
 _MOST_CONTROL_BYTES: Final = 125
 
+_MOST_HEAD_BYTES: Final = 10
+"""What comes before the mask of a frame."""
+
 
 def frame(opcode: int, payload: bytes) -> bytes:
     """Return one whole, unmasked frame."""
@@ -73,37 +76,48 @@ class FrameSplitter:
     def split(self, data: bytes) -> Iterator[bytes]:
         """Yield ``data`` in pieces, none of which reaches past the end of a frame."""
         start = position = 0
-        while position < len(data):
-            if self._remaining:
-                step = min(self._remaining, len(data) - position)
-                self._remaining -= step
-                position += step
-            else:
-                self._head.append(data[position])
-                position += 1
-                remaining = self._remaining_after_head()
-                if remaining is None:
-                    continue
-                self._head.clear()
-                self._remaining = remaining
+        end = len(data)
+        while position < end:
+            if not self._remaining:
+                if not self._head and end - position >= _MOST_HEAD_BYTES:
+                    position = self._read_head(data, position)
+                else:
+                    self._head.append(data[position])
+                    position += 1
+                    if not self._is_head_whole():
+                        continue
+            step = min(self._remaining, end - position)
+            self._remaining -= step
+            position += step
             if not self._remaining:
                 yield data[start:position]
                 start = position
-        if start < len(data):
+        if start < end:
             yield data[start:]
 
-    def _remaining_after_head(self) -> int | None:
-        """Return the size of mask and payload (RFC 6455, 5.2), or None until the head says it."""
-        head = self._head
-        if len(head) < 2:
-            return None
-        size = head[1] & 0x7F
+    def _read_head(self, data: bytes, position: int) -> int:
+        """Read a head that is there as a whole; return where it ends (RFC 6455, 5.2)."""
+        second = data[position + 1]
+        size = second & 0x7F
+        position += 2
         if size > 125:
             extended = 2 if size == 126 else 8
-            if len(head) < 2 + extended:
-                return None
-            size = int.from_bytes(head[2:], "big")
-        return size + 4 if head[1] & 0x80 else size
+            size = int.from_bytes(data[position : position + extended], "big")
+            position += extended
+        self._remaining = size + 4 if second & 0x80 else size
+        return position
+
+    def _is_head_whole(self) -> bool:
+        """Say whether the head came byte by byte to its end; if so, it has been read."""
+        head = self._head
+        if len(head) < 2:
+            return False
+        size = head[1] & 0x7F
+        if size > 125 and len(head) < (4 if size == 126 else 10):
+            return False
+        self._read_head(bytes(head), 0)
+        head.clear()
+        return True
 
 
 class FrameReader:
@@ -159,11 +173,25 @@ class FrameReader:
         if self._protocol is None or self._splitter is None:
             self._protocol, self._splitter = self._make_protocol(), FrameSplitter()
         protocol = self._protocol
-        for piece in self._splitter.split(data):
-            if protocol.state is not OPEN:
-                return  # What comes after a close frame or an error means nothing.
-            protocol.receive_data(piece)
-            yield from self._messages(protocol)
+        try:
+            for piece in self._splitter.split(data):
+                if protocol.state is not OPEN:
+                    return  # What comes after a close frame or an error means nothing.
+                protocol.receive_data(piece)
+                for event in protocol.events_received():
+                    assert isinstance(event, Frame)
+                    whole = self._assemble(event)
+                    if whole is None:
+                        continue
+                    if self._is_compressed:
+                        whole = inflate(whole, most=self._max_message_bytes)
+                    yield whole.decode() if self._is_text else bytes(whole)
+        except PayloadTooBig as error:
+            protocol.fail(CloseCode.MESSAGE_TOO_BIG, str(error))
+        except ProtocolError as error:
+            protocol.fail(CloseCode.PROTOCOL_ERROR, str(error))
+        except UnicodeDecodeError:
+            protocol.fail(CloseCode.INVALID_TEXT, "a text message is not UTF-8")
 
     def take_replies(self) -> bytes:
         """Return what is to be sent back."""
@@ -177,23 +205,6 @@ class FrameReader:
         if self._deflate:
             protocol.extensions = [Marking()]
         return protocol
-
-    def _messages(self, protocol: Protocol) -> Iterator[str | bytes]:
-        try:
-            for event in protocol.events_received():
-                assert isinstance(event, Frame)
-                whole = self._assemble(event)
-                if whole is None:
-                    continue
-                if self._is_compressed:
-                    whole = inflate(whole, most=self._max_message_bytes)
-                yield whole.decode() if self._is_text else bytes(whole)
-        except PayloadTooBig as error:
-            protocol.fail(CloseCode.MESSAGE_TOO_BIG, str(error))
-        except ProtocolError as error:
-            protocol.fail(CloseCode.PROTOCOL_ERROR, str(error))
-        except UnicodeDecodeError:
-            protocol.fail(CloseCode.INVALID_TEXT, "a text message is not UTF-8")
 
     def _assemble(self, frame: Frame) -> bytes | bytearray | None:
         """Return the message that this frame makes whole. Raises PayloadTooBig."""
