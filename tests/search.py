@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-_FAILED = re.compile(r"^FAILED (\S+?)(?: - .*)?$", re.MULTILINE)
+_FAILED = re.compile(r"^FAILED (.+?)(?: - .*)?$", re.MULTILINE)
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:

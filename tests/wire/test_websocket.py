@@ -2,14 +2,14 @@
 
 import struct
 import zlib
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from triocast.wire import websocket
-from triocast.wire.websocket import BINARY, CLOSE, PING, PONG, TEXT, FrameReader
+from triocast.wire.websocket import BINARY, CLOSE, PING, PONG, TEXT, FrameReader, FrameSplitter
 
 CONT = 0x0
 BOUND = 300
@@ -190,6 +190,20 @@ def test_the_first_error_on_the_wire_is_told_and_nothing_behind_it_is_read(behin
     assert code == 1007
     ((opcode, payload),) = server_frames(replies)
     assert (opcode, payload[:2]) == (CLOSE, struct.pack("!H", 1007))
+
+
+sizes = st.sampled_from([0, 1, 5, 125, 126, 127, 300, 65_535, 65_536, 66_000])
+
+
+@given(st.lists(st.tuples(sizes, masks | st.just(b"")), min_size=1, max_size=6), cuts)
+def test_no_piece_reaches_past_the_end_of_a_frame(frames, cuts):
+    written = [client_frame(BINARY, b"x" * size, mask=mask) for size, mask in frames]
+    splitter = FrameSplitter()
+    stream = b"".join(written)
+    pieces = [piece for chunk in cut(stream, cuts) for piece in splitter.split(chunk)]
+    assert b"".join(pieces) == stream
+    ends = set(accumulate(map(len, pieces)))
+    assert ends.issuperset(accumulate(map(len, written)))
 
 
 def test_a_message_of_the_bound_is_taken():
