@@ -5,9 +5,11 @@ docs/how-to/test.md explains the tiers and how to work with them.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections import defaultdict
+from collections.abc import Generator
 from pathlib import Path
 
 import hypothesis
@@ -34,6 +36,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for marker in TIERS.get(part_of(item.path), ()):
             item.add_marker(marker)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Undo what a test has done to logging: tests of the command line configure it."""
+    loggers = [logging.getLogger(), logging.getLogger("triocast")]
+    before = [(logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
+    try:
+        return (yield)
+    finally:
+        for logger, (level, handlers, propagate) in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+            logger.handlers[:], logger.propagate = handlers, propagate
 
 
 def part_of(path: Path) -> str:
