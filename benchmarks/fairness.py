@@ -14,7 +14,7 @@ from benchmarks.arguments import TRANSPORTS, choices
 from benchmarks.compiling import compile_program, find_compiler
 from benchmarks.figures import Figures, Spread, problems_of, ratios_of, show, spread_of
 from benchmarks.loading import Load, LoadFailed, run_load
-from benchmarks.pinging import FRAME, PAUSE_SECONDS, REQUEST, pinging
+from benchmarks.pinging import FRAME, REQUEST, pinging
 from benchmarks.results import Chart, Result, Table
 from benchmarks.servers import SPARE_DESCRIPTORS, Paths, need_descriptors, serve_triocast
 
@@ -24,8 +24,6 @@ REST = "at rest"
 PHASES = {"open": "events by the clock", "burst": "bursts"}
 _CHANNEL = "crowd"
 _QUANTILES = {"p50": 0.5, "p99": 0.99, "most": 1.0}
-_SETTLE_MS = round(2000 * PAUSE_SECONDS)
-"""Rest before each phase: long enough to tell two of them apart."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,22 +61,10 @@ def quantiles(name: str, values: list[float]) -> Figures:
     return {**figures, f"{name}, answers": len(values)}
 
 
-def windows_of(
-    phases: list[str], spans: list[tuple[float, float]]
-) -> dict[str, tuple[float, float]]:
-    """Return from when to when each phase was, given in the order in which they were measured.
-
-    Raises LoadFailed if they cannot be told apart. The first span is the load client's warm-up.
-    """
-    if len(spans) != len(phases) + 1:
-        raise LoadFailed(f"{len(phases)} phases and a warm-up, but {len(spans)} spans of events")
-    return dict(zip(phases, spans[1:], strict=True))
-
-
 def _run(options: argparse.Namespace, load: Load) -> tuple[Figures, list[str]]:
     with (
         serve_triocast(load.clients + SPARE_DESCRIPTORS) as server,
-        pinging(server.port, options.interval_ms, _CHANNEL) as client,
+        pinging(server.port, options.interval_ms) as client,
     ):
         began = time.monotonic()
         time.sleep(options.seconds)
@@ -88,8 +74,9 @@ def _run(options: argparse.Namespace, load: Load) -> tuple[Figures, list[str]]:
     problems = problems_of(report)
     if client.unanswered:
         problems.append(f"{client.unanswered} pings were not answered")
-    measured = [phase["name"] for phase in report["phases"]]
-    windows = {REST: (began, over), **windows_of(measured, client.spans)}
+    windows = {REST: (began, over)}
+    for phase in report["phases"]:
+        windows[phase["name"]] = (phase["began"], phase["began"] + phase["seconds"])
     figures: Figures = {}
     for when, (start, end) in windows.items():
         figures[f"{when}, seconds"] = end - start
@@ -137,7 +124,6 @@ def measure(arguments: list[str]) -> Result:
             options.phases,
             options.seconds,
             open_rate=options.open_rate,
-            settle_ms=_SETTLE_MS,
         )
         runs = []
         for run in range(options.runs):

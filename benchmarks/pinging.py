@@ -1,8 +1,7 @@
 """A WebSocket client of its own that asks whether the server still answers, by the clock.
 
-``python -m benchmarks.pinging PORT INTERVAL_MS CHANNEL`` sends a ``ping`` request and a ping frame
-each time, until its standard input ends. Beside it listens to a channel, to know from when to when
-others were given events. It says "ready" first, and prints one JSON object at the end.
+``python -m benchmarks.pinging PORT INTERVAL_MS`` sends a ``ping`` request and a ping frame
+each time, until its standard input ends. It prints "ready" first, and one JSON object at the end.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import selectors
-import socket
 import subprocess
 import sys
 import time
@@ -20,12 +18,10 @@ from typing import Any
 import attrs
 
 from benchmarks.framing import PONG, TEXT, frames, greeted_websocket
-from benchmarks.servers import Paths, ServerFailed
+from benchmarks.servers import ServerFailed
 from benchmarks.wire import PIECE, frame
 
 REQUEST, FRAME = "request", "ping frame"
-PAUSE_SECONDS = 1.0
-"""So long without an event ends a span of events."""
 
 _PING = 9
 _PATIENCE = 15.0
@@ -39,8 +35,6 @@ class Pinging:
     answers: dict[str, list[tuple[float, float]]] = attrs.field(factory=dict)
     """For requests and for frames: when each was due, and when its answer came."""
     unanswered: int = 0
-    spans: list[tuple[float, float]] = attrs.field(factory=list)
-    """From the first to the last event, wherever there were some without a pause."""
 
     def end(self) -> None:
         """Wait for the last answers. Raises ServerFailed if the client could not go on."""
@@ -49,7 +43,6 @@ class Pinging:
             raise ServerFailed("the client that pings could not go on")
         found = json.loads(said)
         self.answers, self.unanswered = found["answers"], found["unanswered"]
-        self.spans = found["spans"]
 
     def latencies_ms(self, kind: str, start: float, end: float) -> list[float]:
         """Return those of pings that were due between two times, sorted."""
@@ -59,9 +52,9 @@ class Pinging:
 
 
 @contextlib.contextmanager
-def pinging(port: int, interval_ms: float, channel: str) -> Iterator[Pinging]:
+def pinging(port: int, interval_ms: float) -> Iterator[Pinging]:
     """Let a client ping for the time of the block."""
-    command = [sys.executable, "-m", "benchmarks.pinging", str(port), str(interval_ms), channel]
+    command = [sys.executable, "-m", "benchmarks.pinging", str(port), str(interval_ms)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -76,22 +69,15 @@ def pinging(port: int, interval_ms: float, channel: str) -> Iterator[Pinging]:
 class _Process:
     """The process itself."""
 
-    def __init__(self, port: int, channel: str) -> None:
+    def __init__(self, port: int) -> None:
         self._asker, _ = greeted_websocket(port)
         self._asker.setblocking(False)
-        self._watcher = socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE)
-        request = f"GET {Paths().sse}?channel={channel} HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        self._watcher.sendall(request.encode())
-        while b"retry:" not in self._watcher.recv(PIECE):
-            pass
-        self._watcher.setblocking(False)
         self._selector = selectors.DefaultSelector()
-        for source in (sys.stdin, self._asker, self._watcher):
+        for source in (sys.stdin, self._asker):
             self._selector.register(source, selectors.EVENT_READ)
         self._rest = b""
         self._waiting: dict[tuple[str, int], float] = {}
         self._answers: dict[str, list[tuple[float, float]]] = {REQUEST: [], FRAME: []}
-        self._spans: list[list[float]] = []
         self._going = True
 
     def run(self, interval: float) -> dict[str, Any]:
@@ -109,8 +95,7 @@ class _Process:
         until = time.monotonic() + _PATIENCE
         while self._waiting and time.monotonic() < until:
             self._turn(0.1)
-        answers = self._answers
-        return {"answers": answers, "unanswered": len(self._waiting), "spans": self._spans}
+        return {"answers": self._answers, "unanswered": len(self._waiting)}
 
     def _send(self, number: int, due: float) -> None:
         request = json.dumps({"type": "ping", "id": number}).encode()
@@ -124,16 +109,10 @@ class _Process:
                 self._going = False
                 self._selector.unregister(sys.stdin)
                 continue
-            assert isinstance(key.fileobj, socket.socket)
-            data = key.fileobj.recv(PIECE)
+            data = self._asker.recv(PIECE)
             if not data:
                 raise SystemExit("the server ended the connection of the client that pings")
-            if key.fileobj is self._asker:
-                self._take(data, now)
-            elif b"data:" in data:
-                if not self._spans or now - self._spans[-1][1] > PAUSE_SECONDS:
-                    self._spans.append([now, now])
-                self._spans[-1][1] = now
+            self._take(data, now)
 
     def _take(self, data: bytes, now: float) -> None:
         data, end = self._rest + data, 0
@@ -152,5 +131,5 @@ class _Process:
 
 
 if __name__ == "__main__":
-    answers = _Process(int(sys.argv[1]), sys.argv[3]).run(float(sys.argv[2]) / 1e3)
+    answers = _Process(int(sys.argv[1])).run(float(sys.argv[2]) / 1e3)
     print(json.dumps(answers))

@@ -316,6 +316,7 @@ class Run:
         after = _server_cpu(options)
         return {
             "name": name,
+            "began": start,
             "seconds": seconds,
             "events": ledger.published - published,
             **self.counters,

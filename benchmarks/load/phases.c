@@ -23,7 +23,8 @@ static struct start begin(void) {
 
 static void print_phase(const char *name, const struct start *start, uint64_t end_ns) {
     double cpu = server_cpu();
-    printf("\n  {\"name\": \"%s\", \"seconds\": %.6f, \"events\": %u, \"deliveries\": %lu,\n", name,
+    printf("\n  {\"name\": \"%s\", \"began\": %.6f, \"seconds\": %.6f, \"events\": %u, "
+           "\"deliveries\": %lu,\n", name, (double)start->time_ns / 1e9,
            (double)(end_ns - start->time_ns) / 1e9, published - start->published,
            counters.deliveries);
     printf("   \"reads\": %lu, \"reads_with_events\": %lu, \"most_events_in_a_read\": %lu, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -124,6 +125,16 @@ def test_stalled_clients_are_in_but_do_not_read(load_program: Path | None) -> No
         assert _deliveries(report) == 20 * 5
         assert len(server.stuck) == 2
     assert (report["clients"], report["stalled"]) == (7, 2)
+
+
+def test_a_phase_is_told_by_the_clock_of_all_processes(load_program: Path | None) -> None:
+    before = time.monotonic()
+    with greeting_server() as server:
+        (phase,) = _run(load_program, server)["phases"]
+    after = time.monotonic()
+    rounding = 1e-5
+    assert before - rounding <= phase["began"]
+    assert phase["began"] + phase["seconds"] <= after + rounding
 
 
 def test_without_stalled_clients_all_read(load_program: Path | None) -> None:

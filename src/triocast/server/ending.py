@@ -48,6 +48,7 @@ class Ending:
         self._drain_seconds = drain_seconds
         self._signals = itertools.count(1)
         self._is_over = False
+        self._is_told = threading.Event()
         # Of this type because it may be used in a signal handler.
         self._deadlines: queue.SimpleQueue[tuple[float, str] | None] = queue.SimpleQueue()
 
@@ -73,10 +74,13 @@ class Ending:
             self._deadlines.put(None)
             assert listener.ident is not None
             signal.pthread_kill(listener.ident, signal.SIGTERM)
+            self._is_told.set()
             listener.join()
             keeper.join()
-            while signal.sigpending() & SIGNALS:
-                signal.sigwait(SIGNALS)  # They came when all was over.
+            # What came when all was over is dropped. This never waits: another thread may take
+            # a pending signal first.
+            while signal.sigtimedwait(SIGNALS, 0) is not None:
+                pass
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -89,6 +93,7 @@ class Ending:
         while True:
             number = signal.sigwait(SIGNALS)
             if self._is_over:
+                self._is_told.wait()  # A thread that has ended must not be signalled.
                 return
             self._take(number)
 
