@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from triocast.wire import websocket
-from triocast.wire.websocket import BINARY, CLOSE, PING, PONG, TEXT, FrameReader, FrameSplitter
+from triocast.wire.websocket import BINARY, CLOSE, PING, PONG, TEXT, FrameBounds, FrameReader
 
 CONT = 0x0
 BOUND = 300
@@ -120,6 +120,8 @@ NOT_UTF8 = client_frame(TEXT, b"\x80")
 @example(NOT_UTF8 + client_frame(CONT, b"", mask=b""), [], False).via("found by random search")
 @example(NOT_UTF8 + client_frame(PING, b"too late"), [], False)
 @example(client_frame(TEXT, b"\xff", rsv=4) + client_frame(PING, b"too late"), [], True)
+@example(b"\x81\xfe\x00\x02" + bytes(4) + b"hi", [], False).via("a size of two bytes in vain")
+@example(client_frame(TEXT, b"x" * 126) + client_frame(BINARY, b"x" * (BOUND + 1)), [], False)
 def test_any_bytes_mean_the_same_in_any_chunks(stream, cuts, deflate):
     at_once = feed([stream], deflate=deflate)
     assert feed(cut(stream, cuts), deflate=deflate) == at_once
@@ -195,15 +197,24 @@ def test_the_first_error_on_the_wire_is_told_and_nothing_behind_it_is_read(behin
 sizes = st.sampled_from([0, 1, 5, 125, 126, 127, 300, 65_535, 65_536, 66_000])
 
 
+def follow(chunks):
+    """Where the pieces end that a stream falls into."""
+    bounds, before = FrameBounds(), 0
+    for chunk in chunks:
+        position = 0
+        while position < len(chunk):
+            position = bounds.follow(chunk, position)
+            yield before + position, bounds.is_between
+        before += len(chunk)
+
+
 @given(st.lists(st.tuples(sizes, masks | st.just(b"")), min_size=1, max_size=6), cuts)
-def test_no_piece_reaches_past_the_end_of_a_frame(frames, cuts):
+def test_the_end_of_each_frame_is_found(frames, cuts):
     written = [client_frame(BINARY, b"x" * size, mask=mask) for size, mask in frames]
-    splitter = FrameSplitter()
-    stream = b"".join(written)
-    pieces = [piece for chunk in cut(stream, cuts) for piece in splitter.split(chunk)]
-    assert b"".join(pieces) == stream
-    ends = set(accumulate(map(len, pieces)))
-    assert ends.issuperset(accumulate(map(len, written)))
+    found = list(follow(cut(b"".join(written), cuts)))
+    ends = [end for end, _ in found]
+    assert ends == sorted(set(ends))
+    assert [end for end, is_between in found if is_between] == list(accumulate(map(len, written)))
 
 
 def test_a_message_of_the_bound_is_taken():

@@ -1,8 +1,9 @@
 """WebSocket frames (RFC 6455), without I/O: written by ourselves, read by `websockets`.
 
-Server frames are never masked, so one frame serves every client. Reading is the business of the
-protocol core of the package `websockets`: it checks masks, reserved bits, control frames and
-sizes, and makes the pongs and the close handshake. Compression is in `triocast.wire.deflate`.
+Server frames are never masked, so one frame serves every client. A frame that is a whole message
+is read right here. Everything else is the business of the protocol core of the package
+`websockets`: it checks masks, reserved bits, control frames and sizes, and makes the pongs and the
+close handshake. Compression is in `triocast.wire.deflate`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from websockets.protocol import OPEN, Protocol, Side
 from triocast.errors import CloseCode
 from triocast.wire.deflate import CompressedFrame, Marking, inflate
 
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # built without its C code
+    from websockets.utils import apply_mask
+
 TEXT: Final = 0x1
 BINARY: Final = 0x2
 CLOSE: Final = 0x8
@@ -31,6 +37,23 @@ _MOST_CONTROL_BYTES: Final = 125
 
 _MOST_HEAD_BYTES: Final = 10
 """What comes before the mask of a frame."""
+
+_MASKED: Final = 0x80
+"""Stands in a frame's second byte, with the size."""
+
+_MIN_FRAME_BYTES: Final = 6
+"""A masked frame without a payload."""
+
+_FINAL: Final = 0x80
+
+_PLAIN_HEADS: Final = {_FINAL | TEXT: (True, False), _FINAL | BINARY: (False, False)}
+"""The first bytes of frames that are whole messages: whether each is text, and is compressed."""
+
+_COMPRESSED_HEADS: Final = _PLAIN_HEADS | {
+    _FINAL | _RSV1 | TEXT: (True, True),
+    _FINAL | _RSV1 | BINARY: (False, True),
+}
+"""The same for clients that may compress their messages."""
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
@@ -58,8 +81,8 @@ def close_frame(code: int, reason: str = "") -> bytes:
     return frame(CLOSE, code.to_bytes(2, "big") + raw)
 
 
-class FrameSplitter:
-    """Splits a client's bytes after each frame, however they arrive.
+class FrameBounds:
+    """Finds where each frame in a client's bytes ends, however they arrive.
 
     The protocol core parses all that it is given before anybody sees the first message. Given one
     frame at a time, the first error on the wire is the one that the client is told, and nothing
@@ -73,27 +96,29 @@ class FrameSplitter:
         self._remaining = 0
         """Bytes of the current frame's mask and payload that are still to come."""
 
-    def split(self, data: bytes) -> Iterator[bytes]:
-        """Yield ``data`` in pieces, none of which reaches past the end of a frame."""
-        start = position = 0
+    @property
+    def is_between(self) -> bool:
+        """Whether the next byte begins a frame."""
+        return not self._remaining and not self._head
+
+    def follow(self, data: bytes, start: int) -> int:
+        """Return where the frame that ``data`` goes on with at ``start`` ends, or ``data`` does."""
+        position = start
         end = len(data)
-        while position < end:
-            if not self._remaining:
-                if not self._head and end - position >= _MOST_HEAD_BYTES:
-                    position = self._read_head(data, position)
-                else:
+        if not self._remaining:
+            if not self._head and end - position >= _MOST_HEAD_BYTES:
+                position = self._read_head(data, position)
+            else:
+                while True:
+                    if position == end:
+                        return end
                     self._head.append(data[position])
                     position += 1
-                    if not self._is_head_whole():
-                        continue
-            step = min(self._remaining, end - position)
-            self._remaining -= step
-            position += step
-            if not self._remaining:
-                yield data[start:position]
-                start = position
-        if start < end:
-            yield data[start:]
+                    if self._is_head_whole():
+                        break
+        step = min(self._remaining, end - position)
+        self._remaining -= step
+        return position + step
 
     def _read_head(self, data: bytes, position: int) -> int:
         """Read a head that is there as a whole; return where it ends (RFC 6455, 5.2)."""
@@ -132,22 +157,26 @@ class FrameReader:
     """
 
     __slots__ = (
+        "_bounds",
         "_deflate",
         "_fragments",
         "_is_compressed",
+        "_is_fragmented",
         "_is_text",
         "_max_message_bytes",
+        "_plain_heads",
         "_protocol",
-        "_splitter",
     )
 
     def __init__(self, *, max_message_bytes: int, deflate: bool = False) -> None:
         self._max_message_bytes = max_message_bytes
         self._deflate = deflate
+        self._plain_heads = _COMPRESSED_HEADS if deflate else _PLAIN_HEADS
         # Made for the first bytes: of clients that only listen, the first pong.
         self._protocol: Protocol | None = None
-        self._splitter: FrameSplitter | None = None
+        self._bounds: FrameBounds | None = None
         self._fragments = bytearray()
+        self._is_fragmented = False
         self._is_text = False
         self._is_compressed = False
 
@@ -170,28 +199,62 @@ class FrameReader:
         Each is parsed and inflated when it is taken, so that no more than one is in memory. Take
         all of them, then `take_replies`, before the next bytes.
         """
-        if self._protocol is None or self._splitter is None:
-            self._protocol, self._splitter = self._make_protocol(), FrameSplitter()
-        protocol = self._protocol
+        if self._protocol is None or self._bounds is None:
+            self._protocol, self._bounds = self._make_protocol(), FrameBounds()
+        protocol, bounds = self._protocol, self._bounds
+        start = 0
         try:
-            for piece in self._splitter.split(data):
+            while start < len(data):
                 if protocol.state is not OPEN:
                     return  # What comes after a close frame or an error means nothing.
-                protocol.receive_data(piece)
+                if not self._is_fragmented and bounds.is_between:
+                    while (plain := self._read_plain(data, start)) is not None:
+                        payload, start = plain
+                        yield self._finish(payload)
+                    if start == len(data):
+                        return
+                stop = bounds.follow(data, start)
+                protocol.receive_data(data[start:stop])
+                start = stop
                 for event in protocol.events_received():
                     assert isinstance(event, Frame)
                     whole = self._assemble(event)
-                    if whole is None:
-                        continue
-                    if self._is_compressed:
-                        whole = inflate(whole, most=self._max_message_bytes)
-                    yield whole.decode() if self._is_text else bytes(whole)
+                    if whole is not None:
+                        yield self._finish(whole)
         except PayloadTooBig as error:
             protocol.fail(CloseCode.MESSAGE_TOO_BIG, str(error))
         except ProtocolError as error:
             protocol.fail(CloseCode.PROTOCOL_ERROR, str(error))
         except UnicodeDecodeError:
             protocol.fail(CloseCode.INVALID_TEXT, "a text message is not UTF-8")
+
+    def _read_plain(self, data: bytes, start: int) -> tuple[bytes, int] | None:
+        """Read a frame that is a whole message: return its payload, and where it ends.
+
+        None leaves what begins at ``start`` to the protocol core. Between messages the core need
+        not know of such frames, which are nearly all that clients send.
+        """
+        if len(data) - start < _MIN_FRAME_BYTES:
+            return None
+        kind = self._plain_heads.get(data[start])
+        size = data[start + 1] - _MASKED
+        if kind is None or not 0 <= size < 127:
+            return None
+        payload = start + _MIN_FRAME_BYTES
+        if size == 126:
+            size = data[start + 2] << 8 | data[start + 3]
+            payload += 2
+        stop = payload + size
+        if stop > len(data) or size > self._max_message_bytes:
+            return None
+        self._is_text, self._is_compressed = kind
+        return apply_mask(data[payload:stop], data[payload - 4 : payload]), stop
+
+    def _finish(self, whole: bytes | bytearray) -> str | bytes:
+        """Return the message of this payload. Raises as `inflate` does, and UnicodeDecodeError."""
+        if self._is_compressed:
+            whole = inflate(whole, most=self._max_message_bytes)
+        return whole.decode() if self._is_text else bytes(whole)
 
     def take_replies(self) -> bytes:
         """Return what is to be sent back."""
@@ -214,6 +277,7 @@ class FrameReader:
             self._is_compressed = isinstance(frame, CompressedFrame)
         elif frame.opcode is not Opcode.CONT:
             return None  # A control frame: the protocol has made its reply already.
+        self._is_fragmented = not frame.fin
         if len(self._fragments) + len(data) > self._max_message_bytes:
             raise PayloadTooBig(None, self._max_message_bytes)
         if frame.fin and not self._fragments:
