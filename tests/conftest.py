@@ -9,11 +9,14 @@ import logging
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import hypothesis
 import pytest
+import trio
+
+from triocast import turns
 
 TESTS = Path(__file__).parent
 
@@ -29,6 +32,45 @@ hypothesis.settings.load_profile("triocast")
 
 TIERS = {"e2e": ("e2e",), "benchmarks": ("e2e", "once")}
 """The markers that a folder gives to all of its tests."""
+
+
+class Work(trio.abc.Instrument):
+    """Counts pieces of work per step of the run loop, and is the clock that cuts the turns.
+
+    A test calls `did` in whatever its loop has to call for each piece.
+    """
+
+    SECONDS = 0.000_01
+    """What a piece takes by this clock."""
+
+    PER_TURN = round(turns.LONGEST_SLICE_SECONDS / SECONDS)
+    """Pieces in the longest slice."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.longest = 0
+        """The most pieces in one step."""
+        self._before = 0
+
+    def did(self, pieces: int = 1) -> None:
+        self.done += pieces
+        self.longest = max(self.longest, self.done - self._before)
+
+    def now(self) -> float:
+        return self.done * self.SECONDS
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._before = self.done
+
+
+@pytest.fixture
+async def work(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Work]:
+    """Count the work of this test's steps."""
+    counted = Work()
+    monkeypatch.setattr(turns, "now", counted.now)
+    trio.lowlevel.add_instrument(counted)
+    yield counted
+    trio.lowlevel.remove_instrument(counted)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by markers
