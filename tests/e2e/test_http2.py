@@ -51,7 +51,7 @@ def test_thirty_streams_on_one_connection(server: Server, client: Http2, channel
     client.until(lambda: all(b"retry:" in s.body for s in streams), "first block on each")
     for stream in streams:
         assert stream.status == 200
-        assert stream.headers["content-type"] == "text/event-stream"
+        assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert stream.headers["cache-control"] == "no-cache, no-store, must-revalidate"
         assert stream.headers["x-accel-buffering"] == "no"
         assert "connection" not in stream.headers

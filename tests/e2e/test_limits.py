@@ -48,7 +48,7 @@ def test_one_too_many(small_server: Server) -> None:
         # A browser's EventSource would never come back after an error.
         with Stream(server) as polite:
             assert polite.status == 200
-            assert polite.headers["content-type"] == "text/event-stream"
+            assert polite.headers["content-type"] == "text/event-stream; charset=utf-8"
             assert polite.headers["cache-control"] == "no-cache, no-store, must-revalidate"
             first, second = polite.block(), polite.block()
             assert first is not None

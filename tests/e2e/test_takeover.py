@@ -57,7 +57,7 @@ def test_http_1_0_gets_blocks_without_chunks(
     data = wire.until(b'"two"')
     status, headers = head_of(data)
     assert status == 200
-    assert headers["content-type"] == "text/event-stream"
+    assert headers["content-type"] == "text/event-stream; charset=utf-8"
     assert "transfer-encoding" not in headers
     assert "content-length" not in headers
     blocks = data.partition(b"\r\n\r\n")[2].split(b"\n\n")

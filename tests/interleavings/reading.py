@@ -19,7 +19,7 @@ from websockets.extensions import Extension
 from websockets.frames import Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
-STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
 CHUNKED_HEAD = STREAM_HEAD + b"transfer-encoding: chunked\r\n\r\n"
 CLOSING_HEAD = STREAM_HEAD + b"connection: close\r\n\r\n"
 UPGRADE_HEAD = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"

@@ -104,7 +104,7 @@ def test_each_path_opens_its_kind_of_connection_and_keeps_a_place_for_it(open_it
 def test_a_stream_is_chunked_and_stays_open():
     status, headers = head_of(opened(open_stream, wanted_by(open_stream)))
     assert status == "HTTP/1.1 200 OK"
-    assert headers["content-type"] == "text/event-stream"
+    assert headers["content-type"] == "text/event-stream; charset=utf-8"
     assert (headers["connection"], headers["transfer-encoding"]) == ("keep-alive", "chunked")
 
 

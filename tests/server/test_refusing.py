@@ -97,7 +97,7 @@ STREAM = "Accept: text/event-stream"
 async def test_an_event_source_gets_the_polite_end_of_a_stream(make, ask):
     refusals, connections = make()
     status, headers, body = parse(await ask(refusals, request(STREAM, f"Origin: {PAGE}")))
-    assert (status, headers["content-type"]) == (200, "text/event-stream")
+    assert (status, headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
     assert headers["access-control-allow-origin"] == PAGE
     assert body.startswith(b"retry: ")
     assert b'"code":"too_many_connections"' in body

@@ -65,7 +65,7 @@ def test_a_stream_over_http_1_1():
     response = response_of(connection)
     headers = dict(response.headers)
     assert response.status_code == 200
-    assert headers[b"content-type"] == b"text/event-stream"
+    assert headers[b"content-type"] == b"text/event-stream; charset=utf-8"
     assert headers[b"transfer-encoding"] == b"chunked"
     assert b"content-length" not in headers
     assert b"no-cache" in headers[b"cache-control"]

@@ -108,7 +108,7 @@ async def test_a_whole_response_is_sent_at_once_and_nothing_is_read_for_it(serve
 async def test_a_stream_is_a_head_and_then_its_connection(app, serve, publish):
     server = await serve("http", "/realtime/events", query_string=b"channel=news")
     status, headers = head_of(server)
-    assert (status, headers[b"content-type"]) == (200, b"text/event-stream")
+    assert (status, headers[b"content-type"]) == (200, b"text/event-stream; charset=utf-8")
     assert b"content-length" not in headers
     assert len(node_of(app).connections.live) == 1
     await publish("news", b'"first"')

@@ -88,8 +88,8 @@ async def test_a_stream_tells_where_it_begins_then_its_events_then_when_to_retur
 
 async def test_no_cache_or_proxy_keeps_a_stream_back(read):
     headers = (await read()).headers
-    assert headers["content-type"] == "text/event-stream"
-    assert headers["cache-control"] == "no-cache, no-store, must-revalidate"
+    assert headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert headers["cache-control"] == "no-cache, no-store, must-revalidate, no-transform"
     assert headers["x-accel-buffering"] == "no"
     assert headers["connection"] == "keep-alive"
 
@@ -140,7 +140,7 @@ async def test_heartbeats_may_be_events(read):
 async def test_head_is_answered_without_a_stream(app, client):
     reply = await client.head(PATH)
     assert (reply.status_code, reply.content) == (200, b"")
-    assert reply.headers["content-type"] == "text/event-stream"
+    assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert (await client.head(f"{PATH}?named=2")).status_code == 400
     node = node_of(app)
     assert not node.connections.live
@@ -178,7 +178,10 @@ async def test_an_event_source_that_is_refused_for_now_is_told_when_to_return(ap
     else:
         connections.draining = True
     reply = await client.get(PATH, headers=STREAM)
-    assert (reply.status_code, reply.headers["content-type"]) == (200, "text/event-stream")
+    assert (reply.status_code, reply.headers["content-type"]) == (
+        200,
+        "text/event-stream; charset=utf-8",
+    )
     retry, error = blocks(reply)
     assert int(retry["retry"]) > 0
     assert json.loads(error["data"])["data"]["code"] == reason

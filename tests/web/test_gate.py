@@ -106,7 +106,10 @@ async def test_listed_pages_may_read_the_reason(nursery, make, code):
 async def test_an_event_source_comes_back_until_the_process_is_restarted(nursery, make, code):
     async with connect(await make(nursery)) as client:
         reply = await client.get("/realtime/events", headers={"Accept": "text/event-stream"})
-    assert (reply.status_code, reply.headers["content-type"]) == (200, "text/event-stream")
+    assert (reply.status_code, reply.headers["content-type"]) == (
+        200,
+        "text/event-stream; charset=utf-8",
+    )
     assert reply.headers["connection"] == "close"
     assert reply.text.startswith("retry: ")
     assert f'"code":"{code}"' in reply.text

@@ -18,8 +18,9 @@ from triocast.web.subscribing import read_channels, read_filter, read_start
 PATH: Final = "/realtime/events"
 
 HEADERS: Final = {
-    "content-type": "text/event-stream",
-    "cache-control": "no-cache, no-store, must-revalidate",
+    "content-type": "text/event-stream; charset=utf-8",
+    # `no-transform`: middleware that compresses would hold events back until it has a block full.
+    "cache-control": "no-cache, no-store, must-revalidate, no-transform",
     "x-accel-buffering": "no",
 }
 
