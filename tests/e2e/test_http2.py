@@ -52,7 +52,7 @@ def test_thirty_streams_on_one_connection(server: Server, client: Http2, channel
     for stream in streams:
         assert stream.status == 200
         assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
-        assert stream.headers["cache-control"] == "no-cache, no-store, must-revalidate"
+        assert stream.headers["cache-control"].endswith("no-transform")
         assert stream.headers["x-accel-buffering"] == "no"
         assert "connection" not in stream.headers
         assert "transfer-encoding" not in stream.headers
