@@ -138,6 +138,19 @@ def test_the_canonical_pattern_is_its_own_canonical_pattern(text):
     assert is_pattern(pattern) == text.endswith("*")
 
 
+@pytest.mark.parametrize("user", ["*", "bob*", "a:*", "default:*"])
+def test_a_name_of_the_servers_own_is_no_pattern(user):
+    name = user_channel(user)
+    assert not is_pattern(name)
+    assert pattern_matches(name, name)
+    assert pattern_covers(name, name)
+    for other in ("$user:bob", "$user:a:b", "$user:bobby", "a", "a:b", "bob"):
+        assert not pattern_matches(name, other)
+        assert not pattern_covers(name, other)
+    for pattern in ("*", "a*", "$user:x"):
+        assert not pattern_covers(pattern, name)
+
+
 @pytest.mark.parametrize(
     "pattern", ["**", "a*b", "a**", "$*", "$user:*", "$conn:*", "a b*", "default:a:*", ":*", ""]
 )

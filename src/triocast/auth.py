@@ -1,7 +1,8 @@
 """Who may do what: every entry asks `Authenticator.grant` and nothing is done without a grant.
 
 A token is a JWT signed with HS256 by the key in the settings. It must have ``exp``; ``aud`` is
-checked against the setting. ``sub`` is the user. The claim ``triocast`` says what it allows::
+checked against the setting. Whoever made it has another clock: ``iat``, ``nbf`` and ``exp`` may be
+off by `LEEWAY_SECONDS`. ``sub`` is the user. The claim ``triocast`` says what it allows::
 
     {"sub": "alice", "exp": 1767225600,
      "triocast": {"subscribe": ["news:*"], "publish": ["chat:*"], "admin": false}}
@@ -11,8 +12,9 @@ checked against the setting. ``sub`` is the user. The claim ``triocast`` says wh
     "rooms": ["team:*", {"room": "stage", "role": "host", "create": true, "claim": true}]
 
 Everybody with a grant hears ``$all`` and, with a ``sub``, their own ``$user:<sub>``. Publishing
-to ``$all``, ``$user:…`` and ``$conn:…`` has to be granted by these names (``$user:*`` is a
-pattern for this purpose alone).
+to ``$all``, ``$user:…`` and ``$conn:…`` has to be granted by these names. ``$user:*`` and
+``$conn:*`` are patterns for this purpose alone; ``{"user": "*"}`` in the list of ``publish`` is the
+one user of that name.
 """
 
 from __future__ import annotations
@@ -41,6 +43,9 @@ from triocast.settings.checks import is_loopback
 ALGORITHM: Final = "HS256"
 
 CLAIM: Final = "triocast"
+
+LEEWAY_SECONDS: Final = 60
+"""How far the clock of whoever made a token may be from ours."""
 
 LONGEST_ROLE: Final = 64
 
@@ -73,7 +78,11 @@ class RoomRight:
 
 @attrs.frozen
 class Grant:
-    """What the holder may do. ``expires_at`` is in seconds since the epoch, None for never."""
+    """What the holder may do. ``expires_at`` is when that ends, in seconds since the epoch: the
+    token's ``exp`` and `LEEWAY_SECONDS`; None for never.
+
+    ``publish`` may be to the users named in ``publish_to_users``, too, each taken literally.
+    """
 
     user: str | None = None
     subscribe: tuple[str, ...] = ()
@@ -81,6 +90,7 @@ class Grant:
     admin: bool = False
     expires_at: float | None = None
     rooms: tuple[RoomRight, ...] = ()
+    publish_to_users: frozenset[str] = frozenset()
 
     def room_right(self, room: str) -> RoomRight | None:
         """Return what the holder may do in a room: the first that covers it; None for nothing."""
@@ -98,8 +108,10 @@ class Grant:
     def may_publish(self, channel: str) -> bool:
         """Whether the grant covers publishing to a canonical channel."""
         if channel.startswith("$"):
-            kind = channel.partition(":")[0]
-            return channel in self.publish or f"{kind}:*" in self.publish
+            kind, _, name = channel.partition(":")
+            if f"{kind}:*" in self.publish or (kind == "$user" and name in self.publish_to_users):
+                return True
+            return channel in self.publish
         if "*" in self.publish:
             return True
         return any(pattern_matches(pattern, channel) for pattern in self.publish)
@@ -147,23 +159,30 @@ class Authenticator:
     def grant(self, headers: Fields, query: Fields, address: str | None) -> Grant:
         """Return the caller's grant.
 
-        ``headers`` have case-insensitive names; ``address`` is the peer's IP address.
+        ``headers`` have case-insensitive names; ``address`` is the peer's IP address. Without a
+        key there is nothing to check credentials with, so they are not looked at.
         Raises Unauthorized, or Forbidden for an anonymous caller from elsewhere.
         """
-        token = self._token(headers, query)
-        if token is not None:
-            return self._verify(token)
+        if self.has_key:
+            token = self._token(headers, query)
+            if token is not None:
+                return self._verify(token)
         if self._anonymous_everywhere:
             return EVERYTHING
-        if self._key is not None:
+        if self.has_key:
             raise Unauthorized("a token is needed: 'Authorization: Bearer <token>'")
         self._check_local(headers, address)
         return EVERYTHING
 
     @property
+    def has_key(self) -> bool:
+        """Whether tokens can be checked."""
+        return self._key is not None
+
+    @property
     def needs_token(self) -> bool:
         """Whether nobody is let in without a token."""
-        return self._key is not None and not self._anonymous_everywhere
+        return self.has_key and not self._anonymous_everywhere
 
     def has_token(self, headers: Fields, query: Fields) -> bool:
         """Whether the caller has brought something that should be a token."""
@@ -209,12 +228,17 @@ class Authenticator:
                 self._key,
                 algorithms=[ALGORITHM],
                 audience=self._audience,
-                options={"require": ["exp"], "verify_aud": True},
+                # The times are checked below, which tells by how much a clock is off.
+                options={
+                    "require": ["exp"],
+                    "verify_aud": True,
+                    "verify_exp": False,
+                    "verify_nbf": False,
+                    "verify_iat": False,
+                },
             )
-            # Whole seconds, as PyJWT counts them.
-            return int(claims["exp"]), _grant_of(claims)
-        except jwt.ExpiredSignatureError:
-            raise Unauthorized("the token has expired") from None
+            expires_at = _check_times(claims, time.time())
+            return expires_at, _grant_of(claims, expires_at)
         except (
             jwt.InvalidTokenError,
             InvalidChannel,
@@ -236,7 +260,7 @@ class Authenticator:
             raise Unauthorized("anonymous clients are let in from this machine only")
         host = headers.get("Host") or ""
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        if not is_loopback(name.strip("[]")):
+        if not is_loopback(name.strip("[]").removesuffix(".")):
             raise Forbidden(
                 "anonymous clients are let in under the names localhost, 127.0.0.1 and [::1] only;"
                 " use a token, or start the server with --insecure-anonymous"
@@ -252,13 +276,34 @@ def _bearer(headers: Fields) -> str | None:
     password (Basic) or a browser's domain (Negotiate): they count as none.
     """
     for line in headers.all("Authorization"):
-        scheme, _, token = line.strip().partition(" ")
-        if scheme.lower() == "bearer":
-            return token.strip()
+        for credentials in line.split(","):  # where a proxy or a browser has joined several lines
+            scheme, _, token = credentials.strip().partition(" ")
+            if scheme.lower() == "bearer":
+                return token.strip()
     return None
 
 
-def _grant_of(claims: dict[str, Any]) -> Grant:
+def _check_times(claims: dict[str, Any], now: float) -> float:
+    """Return when a token's grant ends. Raises Unauthorized if it is too early or too late for it,
+    TypeError where a time is none.
+    """
+    for name in ("exp", "nbf", "iat"):
+        moment = claims.get(name, now)
+        is_number = isinstance(moment, int | float) and not isinstance(moment, bool)
+        if not is_number or not math.isfinite(moment):
+            raise TypeError(f"{name!r} is not a number")
+        ahead = moment - now
+        if name == "exp" and ahead <= -LEEWAY_SECONDS:
+            wrong = f"the token has expired, {-ahead:.0f} s ago"
+        elif name != "exp" and ahead > LEEWAY_SECONDS:
+            wrong = f"the token is not valid yet: its {name!r} is {ahead:.0f} s ahead"
+        else:
+            continue
+        raise Unauthorized(f"{wrong} by this server's clock; {LEEWAY_SECONDS} s are allowed for")
+    return float(claims["exp"]) + LEEWAY_SECONDS
+
+
+def _grant_of(claims: dict[str, Any], expires_at: float) -> Grant:
     user = claims.get("sub")
     if user is not None:
         user_channel(user)
@@ -268,18 +313,17 @@ def _grant_of(claims: dict[str, Any]) -> Grant:
     unknown = allowed.keys() - {"subscribe", "publish", "admin", "rooms"}
     if unknown:
         raise ValueError(f"the claim {CLAIM!r} has unknown parts: {', '.join(sorted(unknown))}")
-    expires_at = claims["exp"]
-    if not isinstance(expires_at, int | float) or not math.isfinite(expires_at):
-        raise TypeError("'exp' is not a number")
     admin = allowed.get("admin", False)
     if not isinstance(admin, bool):
         raise TypeError("'admin' is not true or false")
+    publish = _entries(allowed, "publish")
     return Grant(
         user=user,
         subscribe=tuple(parse_pattern(name) for name in _names(allowed, "subscribe")),
-        publish=tuple(check_publish_pattern(name) for name in _names(allowed, "publish")),
+        publish=tuple(check_publish_pattern(each) for each in publish if isinstance(each, str)),
+        publish_to_users=frozenset(_user_of(each) for each in publish if not isinstance(each, str)),
         admin=admin,
-        expires_at=float(expires_at),
+        expires_at=expires_at,
         rooms=tuple(parse_room_right(entry) for entry in _entries(allowed, "rooms")),
     )
 
@@ -307,6 +351,14 @@ def parse_room_right(entry: object) -> RoomRight:
     if "*" in fields["room"][:-1]:
         raise ValueError("a pattern of rooms has one '*', at its end")
     return RoomRight(**fields)
+
+
+def _user_of(entry: object) -> str:
+    """Return the user that an entry ``{"user": …}`` of ``publish`` names."""
+    if not isinstance(entry, dict) or entry.keys() != {"user"} or type(entry["user"]) is not str:
+        raise TypeError('an entry of \'publish\' is a channel, a pattern, or {"user": "<sub>"}')
+    user_channel(entry["user"])
+    return str(entry["user"])
 
 
 def _names(allowed: dict[str, Any], part: str) -> list[str]:

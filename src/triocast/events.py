@@ -14,6 +14,10 @@ Pattern grammar
     A channel, or a channel prefix followed by one ``*`` at the end. ``*`` alone is every channel
     that is not the server's own; ``news:*`` is every channel of a namespace; a pattern without a
     colon stays in the namespace ``default``.
+
+    A pattern is told from a channel by `is_pattern` and nothing else. That is exact: of canonical
+    names only the server's own can have a ``*`` and be no pattern (users may be called ``bob*``),
+    and those are always literal.
 """
 
 from __future__ import annotations
@@ -208,14 +212,15 @@ def parse_pattern(pattern: str) -> str:
 
 
 def is_pattern(name: str) -> bool:
-    return name.endswith("*")
+    """Say whether a canonical name is a pattern. ``$user:bob*`` is the channel of one user."""
+    return name.endswith("*") and not name.startswith("$")
 
 
 def pattern_matches(pattern: str, channel: str) -> bool:
     """Say whether a canonical channel is covered by a pattern (or is the channel it names)."""
     if pattern == channel:
         return True
-    if not pattern.endswith("*") or channel.startswith("$"):
+    if channel.startswith("$") or not is_pattern(pattern):
         return False
     prefix = pattern[:-1]
     if not prefix:
@@ -229,11 +234,11 @@ def pattern_matches(pattern: str, channel: str) -> bool:
 
 def pattern_covers(pattern: str, name: str) -> bool:
     """Say whether every channel of ``name``, itself a channel or a pattern, is in ``pattern``."""
-    if pattern == name or not name.endswith("*"):
+    if pattern == name or not is_pattern(name):
         return pattern_matches(pattern, name)
     if pattern == "*":
         return True
-    if not pattern.endswith("*") or name == "*":
+    if not is_pattern(pattern) or name == "*":
         return False
     outer, inner = (p[:-1].removeprefix("default:") for p in (pattern, name))
     return (":" in outer) == (":" in inner) and inner.startswith(outer)

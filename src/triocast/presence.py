@@ -31,7 +31,7 @@ from triocast.clock import timestamp
 from triocast.documents import Document, Write
 from triocast.engines import Engine
 from triocast.errors import Disabled, InternalError, TriocastError
-from triocast.events import Event, namespace_of, presence_channel, presence_target
+from triocast.events import Event, is_pattern, namespace_of, presence_channel, presence_target
 from triocast.publisher import Publisher
 from triocast.settings import Namespaces
 from triocast.subscriptions import Subscriber
@@ -176,7 +176,7 @@ class Presence:
 
     def came(self, subscriber: Subscriber, channel: str) -> None:
         """Be told that a subscriber listens to a channel or pattern."""
-        if namespace_of(channel) not in self._wanted or channel.endswith("*"):
+        if namespace_of(channel) not in self._wanted or is_pattern(channel):
             return
         key, user = _identity(subscriber)
         member = self._channels.get(channel, {}).get(key)

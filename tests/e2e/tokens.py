@@ -7,14 +7,17 @@ from typing import Any
 
 import jwt
 
+from triocast.auth import LEEWAY_SECONDS
+
 KEY = "a key of these tests' own, thirty-two bytes and more"
 
 EVERYTHING = {"subscribe": ["*"], "publish": ["*", "$all", "$user:*", "$conn:*"], "admin": True}
 
 
 def token(user: str | None = None, *, seconds: float = 600, key: str = KEY, **allowed: Any) -> str:
-    """A token that lasts for `seconds` and allows everything, unless it is said what."""
-    claims: dict[str, Any] = {"exp": time.time() + seconds, "triocast": allowed or EVERYTHING}
+    """A token that is taken for `seconds` and allows everything, unless it is said what."""
+    expires = time.time() + seconds - LEEWAY_SECONDS
+    claims: dict[str, Any] = {"exp": expires, "triocast": allowed or EVERYTHING}
     if user is not None:
         claims["sub"] = user
     return jwt.encode(claims, key, algorithm="HS256")

@@ -308,6 +308,23 @@ class TestPatterns:
             assert history.floors == {"n:*": 4, "n:b*": 0, "*": 4, "m:*": 0}
             assert [p.seq for p in history.publications] == [5, 6, 7, 8, 9, 10]
 
+    @pytest.mark.parametrize("user", ["*", "bob*", "a:*", "b%", "b_b", "b?b", "[b]ob", "b'ob"])
+    async def test_a_users_channel_is_literal(self, open_engine, user):
+        others = ("$user:bob", "$user:bobby", "$user:a:b", "$user:b", "bob", "a:b")
+        own = f"$user:{user}"
+        async with open_engine(history_events=1) as engine:
+            for name in (*others, own, *others):
+                await engine.publish([event(name)] * 2)
+            await engine.trim()
+            found = await engine.history([own, "$user:nobody*"], after=0, limit=99)
+            assert [p.event.channel for p in found.publications] == [own]
+            assert found.floors[own] == found.publications[0].prev
+            latest = await engine.latest([own], limit=99, limit_bytes=1_000)
+            assert [p.event.channel for p in latest] == [own]
+            assert await engine.forget([own]) == 1
+            assert await seqs_of(engine, own) == []
+            assert len(await seqs_of(engine, *others)) == len(others)
+
     async def test_a_pattern_of_many_channels(self, open_engine):
         """More than an engine would look up one by one."""
         async with open_engine() as engine:

@@ -105,7 +105,8 @@ def test_without_a_key_callers_on_this_machine_may_do_everything():
     node = build_node(Settings())
     assert grant_of(node, call()) == EVERYTHING
     assert admin_grant(node, call()) == EVERYTHING
-    assert admin_grant(node, call(authorization="Basic eDp5")) == EVERYTHING
+    for header in ("Basic eDp5", "Bearer eDp5"):
+        assert admin_grant(node, call(authorization=header, query=b"token=x")) == EVERYTHING
 
 
 @pytest.mark.parametrize(
@@ -114,9 +115,8 @@ def test_without_a_key_callers_on_this_machine_may_do_everything():
         (call("192.0.2.1"), Unauthorized),
         (call(None), Unauthorized),
         (call(host="evil.example"), Forbidden),
-        (call(authorization="Bearer eDp5"), Unauthorized),
+        (call("192.0.2.1", authorization="Bearer eDp5"), Unauthorized),
         (call("192.0.2.1", authorization="Basic eDp5"), Unauthorized),
-        (call(query=b"token=x"), Unauthorized),
     ],
 )
 @pytest.mark.parametrize("ask", [grant_of, admin_grant])

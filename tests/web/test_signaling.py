@@ -84,6 +84,14 @@ async def test_a_proxys_credentials_are_no_token(nursery, scheme):
     assert joined["type"] == "joined"
 
 
+async def test_without_a_key_no_token_is_looked_at(nursery):
+    server = serve(nursery)
+    for id, headers in enumerate(({}, {"Authorization": "Bearer x"})):
+        client = await server.connect(f"{PATH}?token=x", headers=headers)
+        (joined,) = await client.ask(type="join", room=f"r{id}", token="any")
+        assert joined["type"] == "joined"
+
+
 @pytest.mark.parametrize("query", ["", "?token=forged"])
 async def test_a_bad_token_in_the_handshake_is_refused_at_once(nursery, query):
     server = serve(nursery, token_key=KEY, token_in_query=True)

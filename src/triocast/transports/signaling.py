@@ -117,13 +117,14 @@ class SignalingConnection(WebSocketConnection):
         *,
         id: str,
         grant: Grant | None,
-        grant_of: GrantOf,
+        grant_of: GrantOf | None,
         address: str | None,
     ) -> None:
         """Make the connection of a client.
 
         ``grant`` is what it brought with its handshake; without one, the token in its ``join``
-        is made into one by ``grant_of``, which raises Unauthorized.
+        is made into one by ``grant_of``, which raises Unauthorized. Without that no token is
+        looked at.
         """
         super().__init__(
             connections,
@@ -260,7 +261,7 @@ class SignalingConnection(WebSocketConnection):
         )
 
     def _take_grant(self, token: str | None) -> None:
-        if token is None:
+        if token is None or self._grant_of is None:
             if self._first_grant is None:
                 raise JoinUnauthorized("a token is needed, in 'token' or with the handshake")
             grant = self._first_grant

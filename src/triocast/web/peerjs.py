@@ -120,7 +120,8 @@ def _check(key: str) -> str:
 
 
 def _is_token(node: Node, key: str) -> bool:
-    return node.authenticator.needs_token or "." in key
+    authenticator = node.authenticator
+    return authenticator.needs_token or (authenticator.has_key and "." in key)
 
 
 def _grant(node: Node, call: Call, key: str) -> tuple[Grant, RoomRight]:

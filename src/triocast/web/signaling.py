@@ -65,7 +65,7 @@ def open_signaling(node: Node, call: Call) -> SignalingConnection:
         node.signaling,
         id=new_connection_id(),
         grant=None if waits_for_token else grant_of(node, call),
-        grant_of=authenticator.grant_of_token,
+        grant_of=authenticator.grant_of_token if authenticator.has_key else None,
         address=call.address,
     )
 
