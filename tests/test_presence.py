@@ -13,7 +13,7 @@ from triocast import presence as module
 from triocast.documents import Write
 from triocast.engines import MemoryEngine
 from triocast.engines.sqlite import SQLiteEngine
-from triocast.errors import Disabled, InternalError, Unavailable
+from triocast.errors import Disabled, InternalError, TooManyDocuments, Unavailable
 from triocast.events import Event
 from triocast.hub import Hub
 from triocast.presence import JOIN, LEAVE, Presence
@@ -89,6 +89,10 @@ class World:
         await wait_all_tasks_blocked()
         return self.listener.told
 
+    async def counts(self, channel="room:a"):
+        found = await self.presence.members(channel)
+        return found["count"], found["connections"]
+
     async def keys(self, channel="room:a"):
         found = await self.presence.members(channel)
         return [member["key"] for member in found["members"]]
@@ -120,7 +124,7 @@ async def test_a_member_is_told_of_and_listed(autojump_clock, world):
 async def test_several_tabs_are_one_member(autojump_clock, world):
     tabs = [world.join(f"c{n}", "ann") for n in range(3)]
     assert await world.settle() == ["+ann"]
-    assert world.presence.counts("room:a") == (1, 3)
+    assert await world.counts() == (1, 3)
     for tab in tabs[:2]:
         world.hub.remove(tab)
     await trio.sleep(10 * GRACE)
@@ -130,7 +134,7 @@ async def test_several_tabs_are_one_member(autojump_clock, world):
     await trio.sleep(GRACE)
     assert await world.settle() == ["+ann", "-ann"]
     assert await world.keys() == []
-    assert world.presence.counts("room:a") == (0, 0)
+    assert await world.counts() == (0, 0)
 
 
 async def test_a_reconnect_is_no_news(autojump_clock, world):
@@ -167,7 +171,7 @@ async def test_subscribing_again_is_not_coming_twice(autojump_clock, world):
     client = world.join("c", "ann")
     world.hub.subscribe(client, ["room:a"])
     assert await world.settle() == ["+ann"]
-    assert world.presence.counts("room:a") == (1, 1)
+    assert await world.counts() == (1, 1)
     world.hub.remove(client)
     world.hub.remove(client)
     await trio.sleep(GRACE)
@@ -225,6 +229,52 @@ async def test_a_list_comes_in_pages(autojump_clock, world):
     page = await world.presence.members("room:a", limit=2, after="user:u0")
     assert [member["user"] for member in page["members"]] == ["u1", "u2"]
     assert (page["more"], page["count"]) == (True, 5)
+
+
+async def test_the_count_is_of_the_members_that_are_listed(autojump_clock, world, monkeypatch):
+    """Right after their arrival and in the time of grace, too."""
+
+    async def look():
+        found = await world.presence.members("room:a")
+        return len(found["members"]), found["count"], found["connections"]
+
+    publish = world.engine.publish
+
+    async def slowly(events):
+        await trio.sleep(0.5)
+        return await publish(events)
+
+    monkeypatch.setattr(world.engine, "publish", slowly)
+    client = world.join("c", "ann")
+    await wait_all_tasks_blocked()
+    assert await look() == (0, 0, 0)
+    await trio.sleep(1)
+    assert await look() == (1, 1, 1)
+    world.hub.remove(client)
+    assert await look() == (1, 1, 0)
+    await trio.sleep(GRACE + 1)
+    assert await look() == (0, 0, 0)
+
+
+async def test_who_cannot_come_keeps_nobody_from_going(autojump_clock, world, monkeypatch):
+    client = world.join("c1", "ann")
+    await world.settle()
+    publish = world.engine.publish
+
+    async def full(events):
+        if any(event.type == JOIN for event in events):
+            raise TooManyDocuments("full")
+        return await publish(events)
+
+    monkeypatch.setattr(world.engine, "publish", full)
+    world.hub.remove(client)
+    await trio.sleep(GRACE - 0.1)
+    world.join("c2", "bob")
+    await trio.sleep(10)
+    assert await world.settle() == ["+ann", "-ann"]
+    monkeypatch.setattr(world.engine, "publish", publish)
+    await trio.sleep(2)
+    assert await world.settle() == ["+ann", "-ann", "+bob"]
 
 
 async def test_many_who_come_at_once_are_told_of_together(autojump_clock, world):
@@ -354,6 +404,7 @@ class TestAfterARestart:
 
         async def after(world):
             assert await world.keys() == ["user:ann", "user:bob", "user:carl"]
+            assert await world.counts() == (3, 0)
             before = (await world.presence.members("room:a"))["members"][1]
             world.join("c", "bob")
             world.join("d", "dora")
@@ -557,9 +608,10 @@ def test_lists_and_the_changes_behind_them_lead_to_who_is_there(script):
             await wait_all_tasks_blocked()
             right = sorted({f"user:{client.user}" for client in there})
             assert await world.keys() == right
-            assert world.presence.counts("room:a") == (len(right), len(there))
+            assert await world.counts() == (len(right), len(there))
             assert world.presence._count == len(right)
             for look in looks:
+                assert look["count"] == len(look["members"])
                 known = {member["key"] for member in look["members"]}
                 for publication in world.listener.got:
                     event = publication.event

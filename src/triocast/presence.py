@@ -140,15 +140,21 @@ class Presence:
     ) -> dict[str, object]:
         """Return who is on a channel, in the order of their keys, as it is answered.
 
-        Changes of a higher ``version`` come behind the cursor ``id``. ``count`` is of all members,
-        ``connections`` of theirs.
+        Changes of a higher ``version`` come behind the cursor ``id``. ``count`` is of all members
+        that are listed, on this and other pages; ``connections`` is of theirs. Who has only just
+        come, or is gone for less than the time of grace, is as the changes tell it.
         Raises Disabled, and Unavailable if the engine cannot be read.
         """
         self.check(channel)
         found = await self._engine.documents(
-            presence_channel(channel), after=after, limit=limit, limit_bytes=PAGE_BYTES
+            presence_channel(channel),
+            after=after,
+            limit=limit,
+            limit_bytes=PAGE_BYTES,
+            counted=True,
         )
-        count, connections = self.counts(channel)
+        is_all = found.complete and not after
+        listed = {document.key for document in found.documents} if is_all else None
         return {
             "channel": channel,
             "members": [
@@ -159,18 +165,21 @@ class Presence:
                 }
                 for document in found.documents
             ],
-            "count": count,
-            "connections": connections,
+            "count": found.count,
+            "connections": self._connections(channel, listed),
             "more": not found.complete,
             "version": found.version,
             "id": cursor.encode(found.head),
         }
 
-    def counts(self, channel: str) -> tuple[int, int]:
-        """Return how many members and connections a channel has now."""
+    def _connections(self, channel: str, listed: set[str] | None) -> int:
+        """Return how many connections members have: those listed, or else all that were told of."""
         members = self._channels.get(channel, {}).values()
-        sizes = [len(member.connections) for member in members if member.connections]
-        return len(sizes), sum(sizes)
+        return sum(
+            len(member.connections)
+            for member in members
+            if (member.told if listed is None else member.key in listed)
+        )
 
     # The hub's side.
 
@@ -223,16 +232,17 @@ class Presence:
 
     async def _tell(self) -> None:
         """Publish some of what has changed."""
-        joined, left = self._take_coming(), self._take_going()
-        if not joined and not left:
-            await trio.lowlevel.checkpoint()
-            return
-        if not await self._tell_of(joined, left):
-            # One of them has the fault; others are told of the rest all the same.
-            for member in joined:
-                await self._tell_of([member], [])
+        await trio.lowlevel.checkpoint()
+        # Those who left go first, and apart: what keeps others from coming must not keep them.
+        # Where one of them has a fault, others are told of the rest all the same.
+        left = self._take_going()
+        if left and not await self._tell_of([], left):
             for member in left:
                 await self._tell_of([], [member])
+        joined = self._take_coming()
+        if joined and not await self._tell_of(joined, []):
+            for member in joined:
+                await self._tell_of([member], [])
 
     async def _tell_of(self, joined: Sequence[_Member], left: Sequence[_Member]) -> bool:
         """Publish changes in one step, now or, if that is not possible now, later.

@@ -140,6 +140,16 @@ async def test_whoever_listens_behind_a_list_hears_of_all_that_came_later(engine
     assert missed.publications == (later,)
 
 
+@pytest.mark.parametrize("after", ["", "1", "zzz"])
+@pytest.mark.parametrize("limit", [1, 9])
+async def test_a_list_can_say_how_many_there_are(engine, after, limit):
+    how = {"after": after, "limit": limit, "limit_bytes": 9_999}
+    await engine.publish([put(1, str(n)) for n in range(3)] + [put(1, channel="b")])
+    assert (await engine.documents("a", **how)).count is None
+    assert (await engine.documents("a", **how, counted=True)).count == 3
+    assert (await engine.documents("none", **how, counted=True)).count == 0
+
+
 async def test_a_list_has_its_version(engine):
     async def version():
         return (await engine.documents("a", limit=9, limit_bytes=9_999)).version

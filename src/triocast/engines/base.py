@@ -79,13 +79,15 @@ class Documents:
 
     Whoever listens behind ``head`` hears of everything that was written after these were read.
     They are at ``version`` or newer, all of the channel: an event with a higher one may not be in
-    them yet. ``complete`` is false if there are more behind the last one.
+    them yet. ``complete`` is false if there are more behind the last one. ``count`` is how many the
+    channel has at the moment that ``documents`` are of; None if nobody asked for it.
     """
 
     documents: tuple[Document, ...]
     head: Position
     version: int
     complete: bool
+    count: int | None = None
 
 
 class Engine(ABC):
@@ -169,9 +171,18 @@ class Engine(ABC):
 
     @abstractmethod
     async def documents(
-        self, channel: str, *, after: str = "", limit: int, limit_bytes: int
+        self,
+        channel: str,
+        *,
+        after: str = "",
+        limit: int,
+        limit_bytes: int,
+        counted: bool = False,
     ) -> Documents:
-        """Return documents of a channel behind the key ``after``; at least one, if there is one."""
+        """Return documents of a channel behind the key ``after``; at least one, if there is one.
+
+        ``counted`` asks for the ``count``, too, which may cost more than a page.
+        """
 
     @abstractmethod
     async def document_channels(self, prefix: str) -> tuple[str, ...]:

@@ -134,6 +134,10 @@ class DocumentTable:
     def get(self, channel: str, key: str) -> Document | None:
         return self._channels.get(channel, {}).get(key)
 
+    def count(self, channel: str) -> int:
+        """Return how many documents a channel has."""
+        return len(self._channels.get(channel, ()))
+
     def channels(self, prefix: str) -> tuple[str, ...]:
         """Return the channels that have documents and begin with this, in order."""
         return tuple(sorted(name for name in self._channels if name.startswith(prefix)))

@@ -189,12 +189,19 @@ class MemoryEngine(Engine):
         return self._documents.get(channel, key)
 
     async def documents(
-        self, channel: str, *, after: str = "", limit: int, limit_bytes: int
+        self,
+        channel: str,
+        *,
+        after: str = "",
+        limit: int,
+        limit_bytes: int,
+        counted: bool = False,
     ) -> Documents:
         await trio.lowlevel.checkpoint()
+        count = self._documents.count(channel) if counted else None
         behind = self._documents.list(channel, after)
         chosen, complete = cut(behind, limit=limit, limit_bytes=limit_bytes)
-        return Documents(chosen, self._head, self._documents.revision, complete)
+        return Documents(chosen, self._head, self._documents.revision, complete, count)
 
     async def document_channels(self, prefix: str) -> tuple[str, ...]:
         await trio.lowlevel.checkpoint()

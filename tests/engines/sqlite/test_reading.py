@@ -151,8 +151,12 @@ class TestDocuments:
         self, written, after, limit, limit_bytes, keys, complete
     ):
         limits = {"limit": limit, "limit_bytes": limit_bytes}
-        found = read_documents(written.db, "d", after, **limits)
-        assert ([document.key for document in found[0]], found[1]) == (keys, complete)
+        for counted, right in ((False, None), (True, 5)):
+            (found, is_all), count = read_documents(
+                written.db, "d", after, counted=counted, **limits
+            )
+            assert [document.key for document in found] == keys
+            assert (is_all, count) == (complete, right)
 
     @pytest.mark.parametrize(
         ("prefix", "names"),

@@ -391,7 +391,13 @@ class SQLiteEngine(Engine):
         return found
 
     async def documents(
-        self, channel: str, *, after: str = "", limit: int, limit_bytes: int
+        self,
+        channel: str,
+        *,
+        after: str = "",
+        limit: int,
+        limit_bytes: int,
+        counted: bool = False,
     ) -> Documents:
         await trio.lowlevel.checkpoint()
         # Before the documents, which may be newer but not older.
@@ -403,9 +409,10 @@ class SQLiteEngine(Engine):
             after,
             limit=limit,
             limit_bytes=limit_bytes,
+            counted=counted,
         )
-        found, complete = await self._reads.do(job, 1)
-        return Documents(found, head, version, complete)
+        (found, complete), count = await self._reads.do(job, 1)
+        return Documents(found, head, version, complete, count)
 
     async def document_channels(self, prefix: str) -> tuple[str, ...]:
         await trio.lowlevel.checkpoint()

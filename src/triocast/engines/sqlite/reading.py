@@ -149,11 +149,29 @@ def read_document(db: sqlite3.Connection, channel: str, key: str) -> Document | 
 
 
 def read_documents(
-    db: sqlite3.Connection, channel: str, after: str, *, limit: int, limit_bytes: int
-) -> Page:
-    """Return a channel's documents behind a key, and whether that is all. Raises DamagedRow."""
-    rows = db.execute(_DOCUMENT + " WHERE channel = ? AND key > ? ORDER BY key", (channel, after))
-    return cut(map(_document_of, rows), limit=limit, limit_bytes=limit_bytes)
+    db: sqlite3.Connection,
+    channel: str,
+    after: str,
+    *,
+    limit: int,
+    limit_bytes: int,
+    counted: bool,
+) -> tuple[Page, int | None]:
+    """Return a channel's documents behind a key, whether that is all, and how many the channel has
+    if they are to be ``counted``. Raises DamagedRow.
+    """
+    query = _DOCUMENT + " WHERE channel = ? AND key > ? ORDER BY key"
+    count = None
+    with Transaction(db, "DEFERRED"):
+        rows = db.execute(query, (channel, after))
+        found, complete = cut(map(_document_of, rows), limit=limit, limit_bytes=limit_bytes)
+        rows.close()
+        if counted:
+            count = len(found)
+            if after or not complete:
+                ask = "SELECT count(*) FROM documents WHERE channel = ?"
+                (count,) = db.execute(ask, (channel,)).fetchone()
+    return (found, complete), count
 
 
 def _document_of(row: Row) -> Document:
