@@ -334,6 +334,7 @@ async def test_changes_that_cannot_be_published_are_told_of_later(
     assert sorted(await world.settle()) == ["+ann", "+bob", "+carl", "-ann"]
     world.hub.remove(carl)
     await trio.sleep(GRACE)
+    await wait_all_tasks_blocked()
     assert await world.keys() == ["user:bob"]
     assert world.presence._count == 1
 

@@ -117,6 +117,8 @@ class Presence:
         self._ties = itertools.count()
         self._changed = trio.Event()
         self._paused = False
+        self._must_wait = False
+        """Whether something could not be told just now, so that more would not go either."""
 
     @property
     def is_on(self) -> bool:
@@ -243,6 +245,9 @@ class Presence:
         if joined and not await self._tell_of(joined, []):
             for member in joined:
                 await self._tell_of([member], [])
+        if self._must_wait:
+            self._must_wait = False
+            await trio.sleep(RETRY_SECONDS)
 
     async def _tell_of(self, joined: Sequence[_Member], left: Sequence[_Member]) -> bool:
         """Publish changes in one step, now or, if that is not possible now, later.
@@ -257,7 +262,7 @@ class Presence:
             await self._publisher.publish(events)
         except Exception as error:
             if isinstance(error, TriocastError) and not isinstance(error, InternalError):
-                await self._put_off(joined, left, error)
+                self._put_off(joined, left, error)
                 return True
             if count > 1:
                 return False
@@ -274,7 +279,7 @@ class Presence:
                 self._forget(member)
         return True
 
-    async def _put_off(
+    def _put_off(
         self, joined: Sequence[_Member], left: Sequence[_Member], error: TriocastError
     ) -> None:
         """Have changes told later, as they cannot be published now."""
@@ -283,7 +288,7 @@ class Presence:
         for member in left:
             if not member.connections:
                 self._let_go(member, trio.current_time() + RETRY_SECONDS)
-        await trio.sleep(RETRY_SECONDS)
+        self._must_wait = True
 
     def _take_coming(self) -> list[_Member]:
         taken: list[_Member] = []
