@@ -111,3 +111,28 @@ def test_what_has_no_json_form_is_refused():
     for value in (object(), "\ud800", {("a", "b"): 1}, loop):
         with pytest.raises(InvalidEvent):
             json.encode(value)
+
+
+class _Inner(msgspec.Struct, forbid_unknown_fields=True):
+    candidate: str = ""
+
+
+class _Outer(msgspec.Struct, forbid_unknown_fields=True):
+    channel: str = ""
+    inner: _Inner | None = None
+
+
+@pytest.mark.parametrize(
+    ("shape", "text", "hint"),
+    [
+        (_Outer, b'{"chanel":"a"}', "; did you mean 'channel'?"),
+        (_Outer, b'{"inner":{"candidates":1}}', "; did you mean 'candidate'?"),
+        (list[_Outer], b'[{"channel[]":"a"}]', "; did you mean 'channel'?"),
+        (_Outer, b'{"wholly other":1}', "unknown field `wholly other`"),
+        (_Outer, b'{"channel":1}', "at `$.channel`"),
+    ],
+)
+def test_a_misspelt_field_is_told_with_what_was_meant(shape, text, hint):
+    with pytest.raises(InvalidEvent) as caught:
+        json.decode(msgspec.json.Decoder(shape), text)
+    assert caught.value.message.endswith(hint)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 import attrs
+
+from triocast.spelling import nearest
 
 
 @attrs.frozen
@@ -29,9 +30,8 @@ class Problem:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Say what to do about a name that nobody knows."""
-    spelled = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.lower().replace("-", "_"), spelled, n=1)
-    return f"did you mean {spelled[close[0]]}?" if close else "remove it"
+    close = nearest(name, known)
+    return "remove it" if close is None else f"did you mean {close}?"
 
 
 class SettingsError(Exception):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 import msgspec
 
 from triocast.errors import InvalidEvent, InvalidJSON
+from triocast.spelling import nearest
 
 T = TypeVar("T")
 
@@ -17,6 +18,7 @@ LONGEST_NUMBER: Final = 1_000
 # Possessive, and content with a missing end: what a client sends must not make it go back.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _LONG_NUMBER = re.compile(rb"(?<![0-9])[0-9]{%d}" % (LONGEST_NUMBER + 1))
+_UNKNOWN_FIELD = re.compile(r"unknown field `(.*?)`", re.DOTALL)
 _BRACKET = re.compile(rb"[\[{\]}]")
 
 
@@ -54,9 +56,28 @@ def decode(decoder: msgspec.json.Decoder[T], text: bytes | str) -> T:
     try:
         return decoder.decode(text)
     except msgspec.ValidationError as error:
-        raise InvalidEvent(str(error)) from None
+        raise InvalidEvent(_with_hint(str(error), decoder.type)) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidJSON(str(error)) from None
+
+
+def _with_hint(problem: str, shape: Any) -> str:
+    """Return what msgspec says, with the name that was meant where it does not know one."""
+    name = _UNKNOWN_FIELD.search(problem)
+    close = None if name is None else nearest(name[1], _field_names(shape))
+    return problem if close is None else f"{problem}; did you mean {close!r}?"
+
+
+def _field_names(shape: Any) -> set[str]:
+    """Return the names of fields that objects of a shape have, at any depth."""
+    names: set[str] = set()
+    if isinstance(shape, type) and issubclass(shape, msgspec.Struct):
+        fields = msgspec.structs.fields(shape)
+        names.update(field.encode_name for field in fields)
+        shapes = [field.type for field in fields]
+    else:
+        shapes = list(get_args(shape))
+    return names.union(*map(_field_names, shapes))
 
 
 def compact(raw: msgspec.Raw | bytes) -> bytes:
