@@ -6,7 +6,7 @@ whether it is ``temporary`` (the same request may succeed later).
     TriocastError
       BadRequest                400
         InvalidJSON  InvalidEvent  InvalidChannel  InvalidCursor  UnknownCommand
-        TooManyChannels
+        TooManyChannels  UnknownParameter
       Unauthorized              401
       Forbidden                 403
         OriginRefused
@@ -78,6 +78,12 @@ class UnknownCommand(BadRequest):
 
 class TooManyChannels(BadRequest):
     code = "too_many_channels"
+
+
+class UnknownParameter(BadRequest):
+    """The query has a name that this address does not read."""
+
+    code = "unknown_parameter"
 
 
 class Unauthorized(TriocastError):

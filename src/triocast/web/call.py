@@ -6,7 +6,7 @@ from ASGI. With one form for all of them, one function per endpoint serves every
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -38,6 +38,10 @@ class Fields:
 
     def __contains__(self, name: str, /) -> bool:
         return name in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield each name once."""
+        return iter(self._values)
 
 
 class Headers(Fields):

@@ -28,6 +28,7 @@ from triocast.web.answers import Answer, json_answer
 from triocast.web.body import RequestBody
 from triocast.web.call import Call, Fields
 from triocast.web.current import current_call, current_node, grant_of
+from triocast.web.parameters import check_query
 from triocast.web.preconditions import read_precondition, tag_of
 from triocast.web.publish import idempotency_of, place, read_text
 from triocast.web.subscribing import read_limit
@@ -53,6 +54,7 @@ async def read() -> Response:
     answer is the cursor from which to listen on.
     """
     node, call = current_node(), current_call()
+    check_query(call, "GET /realtime/documents")
     grant = grant_of(node, call)
     channel = _read_channel(call.query)
     if not grant.may_subscribe(channel):
@@ -83,6 +85,7 @@ async def write() -> Response:
     is not.
     """
     node, call = current_node(), current_call()
+    check_query(call, "PUT /realtime/documents")
     grant = grant_of(node, call)
     if not call.has_json:
         raise WrongContentType("send the document as application/json")
@@ -104,6 +107,7 @@ async def remove() -> Response:
     condition is not true.
     """
     node, call = current_node(), current_call()
+    check_query(call, "DELETE /realtime/documents")
     grant = grant_of(node, call)
     channel, key = _read_channel(call.query), _read_key(call.query)
     expected = read_precondition(call.headers, node.engine.head.epoch)

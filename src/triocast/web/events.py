@@ -13,6 +13,7 @@ from triocast.web.answers import Answer, refusal
 from triocast.web.asgi import StreamResponse
 from triocast.web.call import Call, Fields
 from triocast.web.current import current_call, current_node, grant_of, new_connection_id
+from triocast.web.parameters import check_query
 from triocast.web.subscribing import read_channels, read_filter, read_start
 
 PATH: Final = "/realtime/events"
@@ -69,6 +70,7 @@ def open_stream(node: Node, call: Call) -> sse.SSEConnection:
     settings = node.settings
     if not settings.sse_enabled:
         raise Disabled("Server-Sent Events are switched off here; poll instead")
+    check_query(call, "GET /realtime/events")
     grant = grant_of(node, call)
     options = sse.StreamOptions(
         channels=read_channels(node, call.query, grant),

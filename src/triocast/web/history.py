@@ -16,6 +16,7 @@ from triocast.transports.websocket import TEXT_MESSAGES
 from triocast.web.answers import Answer, json_answer
 from triocast.web.call import Fields
 from triocast.web.current import admin_grant, current_call, current_node, grant_of
+from triocast.web.parameters import check_query
 from triocast.web.subscribing import read_channels, read_filter, read_limit
 from triocast.wire import cursor, json
 from triocast.wire.start import parse_cursor
@@ -45,6 +46,7 @@ async def history() -> Response:
     ``lost`` names what retention has removed events of that belong before this page.
     """
     node, call = current_node(), current_call()
+    check_query(call, "GET /realtime/history")
     grant = grant_of(node, call)
     query = call.query
     names = read_channels(node, query, grant) or (BROADCAST,)
@@ -92,6 +94,7 @@ async def forget() -> Response:
     many events are ``removed``.
     """
     node, call = current_node(), current_call()
+    check_query(call, "DELETE /realtime/history")
     admin_grant(node, call)
     channels = [parse_channel(name) for name in call.query.all("channel")]
     channels += [user_channel(user) for user in call.query.all("user")]

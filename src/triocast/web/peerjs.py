@@ -22,6 +22,7 @@ from triocast.web.answers import Answer, json_answer
 from triocast.web.asgi import StreamResponse
 from triocast.web.call import Call, Fields
 from triocast.web.current import current_call, current_node, new_connection_id
+from triocast.web.parameters import check_query
 
 PATH: Final = "/peerjs"
 """Behind the setting ``peerjs_path``, as is every other path here."""
@@ -50,6 +51,7 @@ async def new_id(key: str) -> Response:
     """Answer an id that nobody has, as plain text."""
     node, call = current_node(), current_call()
     _enabled(node)
+    check_query(call, "GET /<key>/id")
     grant, _ = _grant(node, call, _check(key))
     headers = [("content-type", "text/plain; charset=utf-8"), ("cache-control", "no-store")]
     id = issue_id(node.settings.token_key or "", grant.user, secrets.token_hex(12))
@@ -61,6 +63,7 @@ async def list_peers(key: str) -> Response:
     """Answer everybody's id, where that is allowed."""
     node, call = current_node(), current_call()
     peerjs = _enabled(node)
+    check_query(call, "GET /<key>/peers")
     _grant(node, call, _check(key))
     if not node.settings.peerjs_discovery:
         raise Unauthorized("listing all peers is switched off here")
@@ -90,6 +93,7 @@ def open_peerjs(node: Node, call: Call) -> PeerJSConnection:
 
 
 def _claim(node: Node, call: Call) -> tuple[Grant, Owner]:
+    check_query(call, "GET /peerjs")
     query = call.query
     key, id, secret = query.get("key"), query.get("id"), query.get("token")
     if not key or not id or not secret:

@@ -11,6 +11,7 @@ from triocast.transports.poll import LONGEST_WAIT_SECONDS, Poll
 from triocast.web.answers import Answer
 from triocast.web.call import Call, Fields
 from triocast.web.current import current_call, current_node, grant_of, new_connection_id
+from triocast.web.parameters import check_query
 from triocast.web.subscribing import read_channels, read_filter, read_start
 from triocast.wire.start import Start, parse_cursor
 
@@ -31,6 +32,7 @@ async def poll() -> Response:
     anywhere else.
     """
     node, call = current_node(), current_call()
+    check_query(call, "GET /realtime/poll")
     grant = grant_of(node, call)
     known = _known(call)
     question = Poll(

@@ -11,6 +11,7 @@ from triocast.events import parse_channel
 from triocast.presence import PAGE_MEMBERS
 from triocast.web.answers import json_answer
 from triocast.web.current import current_call, current_node, grant_of
+from triocast.web.parameters import check_query
 from triocast.web.subscribing import read_limit
 
 PATH: Final = "/realtime/presence"
@@ -26,6 +27,7 @@ async def members() -> Response:
     Query: ``channel``, ``limit``, and ``after``, the key behind which the page begins.
     """
     node, call = current_node(), current_call()
+    check_query(call, "GET /realtime/presence")
     grant = grant_of(node, call)
     name = call.query.get("channel")
     if not name:

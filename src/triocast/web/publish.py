@@ -41,6 +41,7 @@ from triocast.web.body import RequestBody
 from triocast.web.call import Call
 from triocast.web.current import grant_of
 from triocast.web.lines import publish_lines
+from triocast.web.parameters import check_query
 from triocast.web.plain import Endpoint
 from triocast.wire import cursor, json
 
@@ -99,8 +100,9 @@ _decoders: Final[dict[type, tuple[msgspec.json.Decoder[Any], msgspec.json.Decode
 
 
 async def _publish(
-    kind: type[Broadcast] | type[Send], node: Node, call: Call, body: RequestBody
+    kind: type[Broadcast] | type[Send], route: str, node: Node, call: Call, body: RequestBody
 ) -> Answer:
+    check_query(call, route)
     grant = grant_of(node, call)
     one, many = _decoders[kind]
     if call.content_type in ("application/x-ndjson", "application/ndjson", "application/jsonl"):
@@ -161,8 +163,8 @@ async def _publish_counted(node: Node, events: list[Event]) -> list[dict[str, ob
 
 
 ENDPOINTS: Final[Mapping[str, Endpoint]] = {
-    "/realtime/broadcast": partial(_publish, Broadcast),
-    "/realtime/send": partial(_publish, Send),
+    path: partial(_publish, kind, f"POST {path}")
+    for path, kind in (("/realtime/broadcast", Broadcast), ("/realtime/send", Send))
 }
 """By path: to everybody or a channel, and to a user, a connection or a channel."""
 

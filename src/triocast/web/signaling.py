@@ -26,6 +26,7 @@ from triocast.web.current import (
     grant_of,
     new_connection_id,
 )
+from triocast.web.parameters import check_query
 from triocast.web.publish import read_text
 from triocast.wire import json
 
@@ -54,6 +55,7 @@ def open_signaling(node: Node, call: Call) -> SignalingConnection:
     """
     if node.signaling is None:
         raise Disabled("signaling is switched off here")
+    check_query(call, "GET /realtime/webrtc/signaling")
     authenticator = node.authenticator
     waits_for_token = authenticator.needs_token and not authenticator.has_token(
         call.headers, call.query
@@ -124,6 +126,7 @@ _orders: Final = msgspec.json.Decoder(Kick | Ban | Unban | Lock | Unlock | Close
 async def rooms() -> Response:
     """Answer the names of the rooms, or the peers of one (``room``)."""
     node, call = current_node(), current_call()
+    check_query(call, "GET /realtime/webrtc/rooms")
     admin_grant(node, call)
     signaling = node.signaling
     if signaling is None:
@@ -141,6 +144,7 @@ async def rooms() -> Response:
 async def moderate() -> Response:
     """Carry out ``{"action": …, "room": …}``: kick, ban, unban, lock, unlock or close."""
     node, call = current_node(), current_call()
+    check_query(call, "POST /realtime/webrtc/rooms")
     admin_grant(node, call)
     signaling = node.signaling
     if signaling is None:

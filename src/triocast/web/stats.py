@@ -7,6 +7,7 @@ from quart import Blueprint, Response
 
 from triocast.web.answers import json_answer
 from triocast.web.current import admin_grant, current_call, current_node
+from triocast.web.parameters import check_query
 
 blueprint = Blueprint("stats", __name__)
 
@@ -19,8 +20,9 @@ async def stats() -> Response:
 
     Of more than `MOST_CHANNELS` channels, those with most subscribers are listed.
     """
-    node = current_node()
-    admin_grant(node, current_call())
+    node, call = current_node(), current_call()
+    check_query(call, "GET /realtime/stats")
+    admin_grant(node, call)
     hub, connections = node.hub, node.connections
     channels = hub.channels()
     largest = sorted(channels.items(), key=lambda item: (-item[1], item[0]))[:MOST_CHANNELS]

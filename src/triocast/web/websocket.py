@@ -12,6 +12,7 @@ from triocast.transports.native import SUBPROTOCOL, NativeConnection
 from triocast.web.asgi import StreamResponse
 from triocast.web.call import Call
 from triocast.web.current import current_call, current_node, grant_of, new_connection_id
+from triocast.web.parameters import check_query
 from triocast.web.subscribing import read_channels, read_filter, read_start
 
 PATH: Final = "/realtime/ws"
@@ -38,6 +39,7 @@ def open_websocket(node: Node, call: Call) -> NativeConnection:
     settings = node.settings
     if not settings.websocket_enabled:
         raise Disabled("WebSockets are switched off here; use Server-Sent Events")
+    check_query(call, "GET /realtime/ws")
     grant = grant_of(node, call)
     heartbeat = call.query.get("heartbeat", "ping")
     if heartbeat not in ("ping", "event"):
