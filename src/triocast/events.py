@@ -232,6 +232,17 @@ def pattern_matches(pattern: str, channel: str) -> bool:
     )
 
 
+def pattern_scope(pattern: str) -> tuple[str | None, str]:
+    """Return the namespace of a pattern's channels, None for all, and what their names begin with.
+
+    The name of a channel has its namespace in it, but for ``default``.
+    """
+    prefix = pattern[:-1].removeprefix("default:")
+    if pattern == "*":
+        return None, ""
+    return (prefix.partition(":")[0] if ":" in prefix else "default"), prefix
+
+
 def pattern_covers(pattern: str, name: str) -> bool:
     """Say whether every channel of ``name``, itself a channel or a pattern, is in ``pattern``."""
     if pattern == name or not is_pattern(name):

@@ -37,8 +37,8 @@ class Idempotency:
     """The idempotency key of a request, or of one event in it.
 
     ``index`` counts the events of a request under one key. ``request`` is what else the client
-    said: an event that comes with another rest is another one. ``names_channel`` is false where
-    the server chose the channel.
+    said, or its digest: an event that comes with another rest is another one. ``names_channel`` is
+    false where the server chose the channel.
     """
 
     key: str

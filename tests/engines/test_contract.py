@@ -13,7 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 from triocast.clock import timestamp
 from triocast.engines.retention import Keep
 from triocast.errors import IdempotencyConflict
-from triocast.events import Event, Once, Position, Publication
+from triocast.events import Event, Once, Position, Publication, pattern_matches
 
 
 def event(channel="news", data=b"1", **fields):
@@ -325,6 +325,13 @@ class TestPatterns:
             assert await seqs_of(engine, own) == []
             assert len(await seqs_of(engine, *others)) == len(others)
 
+    @pytest.mark.parametrize("name", ["n:a", "default:a"])
+    async def test_a_whole_namespace_is_what_its_channels_are(self, engine, name):
+        await engine.publish([event(channel) for channel in ("a", "n:a", "a", "n:a", "b")])
+        pattern = f"{name.partition(':')[0]}:*"
+        history = await engine.history([pattern], after=7, limit=9)
+        assert [p.seq for p in history.publications] == ([9, 11] if name == "n:a" else [8, 10, 12])
+
     async def test_a_pattern_of_many_channels(self, open_engine):
         """More than an engine would look up one by one."""
         async with open_engine() as engine:
@@ -571,6 +578,61 @@ class TestFloors:
             assert history.publications == ()
             assert history.floors["a"] >= 3
             assert history.floors["b"] >= 2
+
+
+CHANNELS = ["a", "ab", "b", "ns:a", "ns:ab", "ns:b", "m:a", "$all", "$user:u"]
+NAMES = ["*", "ns:*", "ns:a*", "default:*", "a*", "m:*", "nobody:*", "a", "ns:a", "$all"]
+
+
+@given(
+    batches=st.lists(st.lists(st.sampled_from(CHANNELS), min_size=1, max_size=9), max_size=6),
+    names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=3),
+    keep=st.sampled_from([1, 2, 100]),
+    after=st.integers(0, 20),
+    before=st.none() | st.integers(0, 40),
+    limit=st.integers(1, 5),
+    newest=st.booleans(),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_pages_of_patterns_are_those_of_a_plain_list(
+    open_engine, batches, names, keep, after, before, limit, newest
+):
+    """Page by page, in either direction, with what retention removed told by the floors."""
+
+    async def scenario():
+        async with open_engine(history_events=keep) as engine:
+            everything = []
+            for batch in batches:
+                everything += await engine.publish([event(channel) for channel in batch])
+            await engine.trim()
+            kept, floors = [], {}
+            for channel in CHANNELS:
+                mine = [p.seq for p in everything if p.event.channel == channel]
+                kept += mine[-keep:]
+                floors[channel] = max(mine[:-keep], default=0)
+            covered = [c for c in CHANNELS if any(pattern_matches(n, c) for n in names)]
+            end = engine.head.seq + 1 if before is None else before
+            channel_of = {p.seq: p.event.channel for p in everything}
+            due = [s for s in sorted(kept) if after < s < end and channel_of[s] in covered]
+            found, bounds = [], {"after": after, "before": before}
+            while True:
+                page = await engine.history(names, limit=limit, newest=newest, **bounds)
+                seqs = [p.seq for p in page.publications]
+                assert seqs == sorted(set(seqs))
+                assert len(seqs) <= limit
+                found = seqs + found if newest else found + seqs
+                for name in names:
+                    floor = max(
+                        (floors[c] for c in CHANNELS if pattern_matches(name, c)), default=0
+                    )
+                    told = page.floors[name]
+                    assert told == floor or max(told, floor) <= bounds["after"]
+                if page.complete:
+                    break
+                bounds |= {"before": seqs[0]} if newest else {"after": seqs[-1]}
+            assert found == due
+
+    trio.run(scenario)
 
 
 channels = st.sampled_from(["a", "b", "ns:a", "ns:b", "$all", "$conn:x"])

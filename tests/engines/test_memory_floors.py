@@ -5,8 +5,9 @@ import trio
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from triocast.engines import memory
-from triocast.engines.memory import EVENT_OVERHEAD, MOST_NAMESPACES, MemoryEngine
+from triocast.engines import order
+from triocast.engines.memory import MemoryEngine
+from triocast.engines.rings import EVENT_OVERHEAD, MOST_NAMESPACES
 from triocast.events import Event
 
 EVERY = 10**6
@@ -85,10 +86,10 @@ batches = st.lists(
 )
 
 
-@pytest.mark.parametrize("slack", [0, memory._SLACK])
+@pytest.mark.parametrize("piece", [2, order.MAX_PIECE])
 @given(batches=batches, most=st.integers(1, 4), bound=st.integers(500, 7_000), after=st.integers(0))
 @example([[("a", 0)]] * 3 + [[("b", 0)]] * 9, 2, 5 * EVENT_OVERHEAD, 0)
-def test_floors_and_prevs_agree_with_a_plain_list(slack, batches, most, bound, after):
+def test_floors_and_prevs_agree_with_a_plain_list(piece, batches, most, bound, after):
     async def scenario():
         engine = MemoryEngine(epoch="e", history_events=most, history_bytes=bound)
         model = Model(most, bound)
@@ -105,7 +106,7 @@ def test_floors_and_prevs_agree_with_a_plain_list(slack, batches, most, bound, a
         assert history.floors == {channel: model.floor(channel) for channel in CHANNELS}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "_SLACK", slack)  # sweeping at once, and as it is
+        patch.setattr(order, "MAX_PIECE", piece)  # with pieces that are full at once, and as it is
         trio.run(scenario)
 
 
@@ -128,8 +129,9 @@ async def test_namespaces_that_were_heard_of_once_do_not_add_up():
     engine = engine_of(events=10, kept=10)
     for n in range(2 * MOST_NAMESPACES):
         await engine.publish([event(f"n{n}:x")])
-    assert len(engine._rings) == len(engine._order) == 10
-    assert len(engine._namespace_floors) <= MOST_NAMESPACES
+    rings = engine._rings
+    assert len(rings) == len(rings._namespaces) == 10
+    assert len(rings._namespace_floors) <= MOST_NAMESPACES
     history = await engine.history(["n0:x"], after=0, limit=1)
     assert history.floors["n0:x"] >= 1  # what was merged is still known to be gone
 

@@ -2,6 +2,7 @@
 nothing."""
 
 import gzip
+import hashlib
 import json
 
 import pytest
@@ -379,6 +380,17 @@ async def test_a_key_cannot_be_used_for_another_request(server, post, before, af
     reply = await post(BROADCAST, after, idempotency_key="k")
     assert outcome(reply) == (422, "idempotency_conflict")
     assert server.node.engine.head.seq == seq
+
+
+@pytest.mark.parametrize("count", [10, 200])
+async def test_a_request_is_hashed_once_however_many_events_it_has(post, monkeypatch, count):
+    hashed, real = [], hashlib.sha256
+    monkeypatch.setattr(
+        hashlib, "sha256", lambda data=b"", **options: hashed.append(len(data)) or real(data)
+    )
+    reply = await post(BROADCAST, [{"channel": "a", "data": 1}] * count, idempotency_key="k")
+    assert reply.json()["published"] == count
+    assert sum(hashed) <= 200 * count
 
 
 async def test_an_event_may_have_a_key_of_its_own(server, post):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import attrs
 
 from triocast.documents import Document
+from triocast.engines.names import Names
 from triocast.engines.usage import Bounds, Usage
 from triocast.errors import TooManyDocuments, VersionConflict
 from triocast.events import Event
@@ -112,14 +112,22 @@ def apply_write(event: Event, version: int) -> tuple[Event, Document | None]:
     return attrs.evolve(event, version=version, write=None), document
 
 
+@attrs.define(eq=False)
+class _Channel:
+    """The documents of a channel by key, and the keys in order."""
+
+    documents: dict[str, Document] = attrs.field(factory=dict)
+    keys: Names = attrs.field(factory=Names)
+
+
 class DocumentTable:
     """Documents in memory, by channel and key. `usage` is what those that count take."""
 
     def __init__(self) -> None:
         self.revision = 0
         self.usage = Usage()
-        self._channels: dict[str, dict[str, Document]] = {}
-        self._keys: dict[str, list[str]] = {}  # In their order, for those that were listed.
+        self._channels: dict[str, _Channel] = {}
+        self._names = Names()
 
     def standings(self, events: Iterable[Event]) -> dict[Place, Standing]:
         """Return what is there of the documents that events write."""
@@ -132,40 +140,48 @@ class DocumentTable:
         }
 
     def get(self, channel: str, key: str) -> Document | None:
-        return self._channels.get(channel, {}).get(key)
+        found = self._channels.get(channel)
+        return None if found is None else found.documents.get(key)
 
     def count(self, channel: str) -> int:
         """Return how many documents a channel has."""
-        return len(self._channels.get(channel, ()))
+        found = self._channels.get(channel)
+        return 0 if found is None else len(found.documents)
 
-    def channels(self, prefix: str) -> tuple[str, ...]:
-        """Return the channels that have documents and begin with this, in order."""
-        return tuple(sorted(name for name in self._channels if name.startswith(prefix)))
+    def channels(self, prefix: str) -> Iterator[str]:
+        """Yield the channels that have documents and begin with this, in order.
+
+        Documents may be written meanwhile.
+        """
+        return self._names.starting_with(prefix)
 
     def list(self, channel: str, after: str) -> Iterator[Document]:
         """Yield a channel's documents behind a key, in the order of their keys."""
-        documents = self._channels.get(channel, {})
-        keys = self._keys.get(channel)
-        if keys is None:
-            keys = self._keys[channel] = sorted(documents)
-        for index in range(bisect_right(keys, after), len(keys)):
-            yield documents[keys[index]]
+        found = self._channels.get(channel)
+        if found is not None:
+            for key in found.keys.behind(after):
+                yield found.documents[key]
 
     def write(self, event: Event) -> Event:
         """Do what an event that was checked does; return it with its version."""
         self.revision += 1
         event, document = apply_write(event, self.revision)
         place = channel, key = place_of(event)
-        documents = self._channels.setdefault(channel, {})
-        before = documents.get(key)
-        if (before is None) == (document is not None):
-            self._keys.pop(channel, None)
-        if document is None:
-            documents.pop(key, None)
-            if not documents:
+        found = self._channels.get(channel)
+        before = None if found is None else found.documents.get(key)
+        if document is not None:
+            if found is None:
+                found = self._channels[channel] = _Channel()
+                self._names.add(channel)
+            if before is None:
+                found.keys.add(key)
+            found.documents[key] = document
+        elif found is not None and before is not None:
+            found.keys.remove(key)
+            del found.documents[key]
+            if not found.documents:
+                self._names.remove(channel)
                 del self._channels[channel]
-        else:
-            documents[key] = document
         if is_counted(channel):
             for sign, each in ((-1, before), (1, document)):
                 if each is not None:

@@ -5,6 +5,7 @@ again.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Container, Iterable, Mapping
 from typing import Final
 
@@ -16,6 +17,9 @@ from triocast.events import Accepted, Event, Once, Pending, Position, Publicatio
 
 RECORD_OVERHEAD: Final = 200
 """Bytes that a record counts beyond its scope and key."""
+
+REMOVED_TOGETHER: Final = 16
+"""Records whose time is over that go with each new one: more than come, and no long step."""
 
 Place = tuple[str, str, int]
 """A publisher's scope, its key, and which event under that key."""
@@ -102,43 +106,61 @@ class Records:
     def __init__(self, *, seconds: float, bounds: Bounds) -> None:
         self._seconds = seconds
         self._bounds = bounds
-        self.usage = Usage()
-        # In the order in which they were made, so that the oldest comes first.
-        self._records: dict[Place, tuple[Record, float]] = {}
+        self._bytes = 0
+        # In the order in which they were made. A dict would look ever longer for its first entry.
+        self._records: OrderedDict[Place, tuple[Record, float]] = OrderedDict()
+
+    @property
+    def usage(self) -> Usage:
+        """What there is, with some whose time is over."""
+        return Usage(records=len(self._records), record_bytes=self._bytes)
 
     def digests(self, events: Iterable[Event]) -> dict[Place, bytes]:
         """Return what is recorded of these events' keys."""
-        self._forget_old()
-        places = (place_of(event.once) for event in events if event.once is not None)
-        return {place: self._records[place][0].digest for place in places if place in self._records}
+        self.forget_old(at_most=REMOVED_TOGETHER)
+        found: dict[Place, bytes] = {}
+        oldest = self._oldest()
+        for event in events:
+            if event.once is not None:
+                place = place_of(event.once)
+                known = self._records.get(place)
+                if known is not None and known[1] >= oldest:
+                    found[place] = known[0].digest
+        return found
 
     def find(self, event: Event) -> Record | None:
         """Return what became of the event when it came before."""
         if event.once is None:
             return None
-        record = self._records.get(place_of(event.once))
-        return None if record is None else record[0]
+        known = self._records.get(place_of(event.once))
+        return None if known is None or known[1] < self._oldest() else known[0]
 
     def add(self, event: Event, seq: int, epoch: str) -> None:
         """Note what has been accepted."""
-        if event.once is not None and self._seconds:
-            record = Record.of(event, seq, epoch)
-            self._records[place_of(event.once)] = (record, time.monotonic())
-            self.usage += Usage(records=1, record_bytes=size_of(place_of(event.once)))
-            while (
-                self.usage.records > self._bounds.records
-                or self.usage.record_bytes > self._bounds.record_bytes
-            ):
-                self._remove(next(iter(self._records)))
-
-    def _forget_old(self) -> None:
-        oldest = time.monotonic() - self._seconds
-        while self._records:
-            place = next(iter(self._records))
-            if self._records[place][1] >= oldest:
-                return
+        if event.once is None or not self._seconds:
+            return
+        place = place_of(event.once)
+        if place in self._records:  # Its time is over.
             self._remove(place)
+        self._records[place] = (Record.of(event, seq, epoch), time.monotonic())
+        self._bytes += size_of(place)
+        while len(self._records) > self._bounds.records or self._bytes > self._bounds.record_bytes:
+            self._remove(next(iter(self._records)))
+        self.forget_old(at_most=REMOVED_TOGETHER)
+
+    def forget_old(self, *, at_most: int) -> bool:
+        """Remove some of those whose time is over; say whether there may be more."""
+        oldest = self._oldest()
+        for _ in range(at_most):
+            place = next(iter(self._records), None)
+            if place is None or self._records[place][1] >= oldest:
+                return False
+            self._remove(place)
+        return True
+
+    def _oldest(self) -> float:
+        return time.monotonic() - self._seconds
 
     def _remove(self, place: Place) -> None:
         del self._records[place]
-        self.usage += Usage(records=-1, record_bytes=-size_of(place))
+        self._bytes -= size_of(place)

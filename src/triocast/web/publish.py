@@ -10,6 +10,7 @@ line has its own ``idempotency_key``.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
@@ -36,6 +37,7 @@ from triocast.events import (
 )
 from triocast.node import Node
 from triocast.publisher import Idempotency
+from triocast.turns import Turns
 from triocast.web.answers import Answer, json_answer
 from triocast.web.body import RequestBody
 from triocast.web.call import Call
@@ -135,8 +137,12 @@ async def _publish(
         raise TooLarge(f"an array has at most {MOST_EVENTS} events; send NDJSON for more")
     events = []
     key = idempotency_of(call)
+    # Hashed once: each event's digest takes it in.
+    request = b"" if key is None else hashlib.sha256(text).digest()
+    turns = Turns()
     for index, message in enumerate(messages):
-        once = None if key is None else Idempotency(key.key, index, text)
+        await turns.give_if_over()
+        once = None if key is None else Idempotency(key.key, index, request)
         try:
             events.append(_event(node, grant, message, once))
         except BadRequest as error:
@@ -147,15 +153,19 @@ async def _publish(
 
 async def _publish_counted(node: Node, events: list[Event]) -> list[dict[str, object]]:
     """Publish events; return where each stands, and how many subscribers its channel had."""
-    counts = [node.hub.count(event.channel) for event in events]
-    counted = [
-        event
-        if event.once is None
-        else attrs.evolve(event, once=attrs.evolve(event.once, subscribers=count))
-        for event, count in zip(events, counts, strict=True)
-    ]
+    counts, counted = [], []
+    turns = Turns()
+    for event in events:
+        await turns.give_if_over()
+        count = node.hub.count(event.channel)
+        if event.once is not None:
+            event = attrs.evolve(event, once=attrs.evolve(event.once, subscribers=count))
+        counts.append(count)
+        counted.append(event)
     answers = []
-    for accepted, count in zip(await node.publisher.publish(counted), counts, strict=True):
+    published = await node.publisher.publish(counted)
+    for accepted, count in zip(published, counts, strict=True):
+        await turns.give_if_over()
         once = accepted.event.once  # With what it was recorded with, if it came before.
         subscribers = count if once is None else once.subscribers
         answers.append({**place(accepted), "subscribers": subscribers})

@@ -132,6 +132,21 @@ class TestRecords:
         assert (again.position, other.seq) == (first.position, first.seq + 1)
         assert len(batch.publications) == len(batch.changes.records) == 2
 
+    def test_of_thousands_of_records_only_its_own_are_looked_at(self, new_batch):
+        """Or a commit with many requests would take a step that grows with their square."""
+
+        class Table(dict):
+            def __iter__(self):
+                raise AssertionError("all records are gone over")
+
+            keys = values = items = __iter__
+
+        records = {("ann", f"{i}", 0): Record(b"1", i, epoch="e") for i in range(3)}
+        batch = new_batch(Known(0, Usage(), records=Table(records)))
+        for key in ("0", "new", "2"):
+            batch.publish([event(once=once(key))])
+        assert [p.event.once.key for p in batch.publications] == ["new"]
+
     def test_no_records_are_kept_if_idempotency_is_off(self, new_batch):
         batch = new_batch(keep_records=False)
         published = [batch.publish([event(once=once())]) for _ in range(2)]
