@@ -320,6 +320,7 @@ class TestAnonymous:
             "localhost.:8000",
             "[::1]",
             "[::1]:8000",
+            "[0:0:0:0:0:0:0:1]",
         ],
     )
     def test_this_machine_is_let_in(self, address, host):

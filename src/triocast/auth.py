@@ -39,6 +39,7 @@ from triocast.events import (
     user_channel,
 )
 from triocast.settings.checks import is_loopback
+from triocast.settings.origins import parse_authority
 
 ALGORITHM: Final = "HS256"
 
@@ -258,9 +259,8 @@ class Authenticator:
         """
         if address is None or not is_loopback(address):
             raise Unauthorized("anonymous clients are let in from this machine only")
-        host = headers.get("Host") or ""
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        if not is_loopback(name.strip("[]").removesuffix(".")):
+        authority = parse_authority(headers.get("Host") or "")
+        if authority is None or not is_loopback(authority.address):
             raise Forbidden(
                 "anonymous clients are let in under the names localhost, 127.0.0.1 and [::1] only;"
                 " use a token, or start the server with --insecure-anonymous"

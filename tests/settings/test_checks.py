@@ -104,7 +104,7 @@ def test_what_cannot_be_listened_on_is_no_host(host):
     assert is_refused(check_host(host), problem, "without scheme, port or brackets")
 
 
-@pytest.mark.parametrize("host", ["localhost", "LocalHost"])
+@pytest.mark.parametrize("host", ["localhost", "LocalHost", "localhost."])
 def test_localhost_is_loopback(host):
     assert is_loopback(host)
 
@@ -186,16 +186,20 @@ def test_a_secret_has_enough_bytes(check, least, what):
 
 @pytest.mark.parametrize(
     "origin",
-    ["*", "https://app.example.com", "http://localhost:8080", "http://[::1]:81", "app://a_b"],
-)
-def test_an_origin_is_a_scheme_a_host_and_perhaps_a_port(origin):
+    [
+        "*", "https://app.example.com", "http://localhost:8080", "http://[::1]:81", "app://a_b",
+        "null", "file://", "app://.", "capacitor://localhost",
+    ],
+)  # fmt: skip
+def test_an_origin_is_a_scheme_a_host_and_perhaps_a_port_or_what_apps_have(origin):
     assert check_origins((origin,)) is None
 
 
 @pytest.mark.parametrize(
     "origin",
     [
-        "", "null", "a.example", "//a", "https://", "https://*.a", "https://a/", "https://a/b",
+        "", "NULL", "a.example", "//a", "https://", "https://.", "app://", "https://*.a",
+        "https://a/", "https://a/b",
         "https://a?", "https://a?b", "https://a#", "https://u@a", "https://a:", "https://a:x",
         "https://a:99999", "https://[::x]", "https://[a]", "https://a\tb", "https://a\\b", "a b",
     ],
@@ -215,6 +219,7 @@ def test_what_no_browser_sends_is_no_origin(origin):
         ("capacitor://localhost", "capacitor://localhost"),
         ("*", "*"),
         ("https://a/b", "https://a/b"),
+        ("FILE://", "file://"),
     ],
 )
 def test_an_origin_is_kept_as_browsers_write_it(origin, normal):

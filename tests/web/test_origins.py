@@ -18,12 +18,15 @@ async def app(run_node):
     return await run_node(create_app(Settings(allowed_origins=(LISTED,))))
 
 
-def call(*origins, method="POST", scheme="http", host="Shop.example:8000", asks=None):
+def call(
+    *origins, method="POST", scheme="http", host="Shop.example:8000", asks=None, asks_headers=()
+):
     headers = [(b"origin", origin.encode()) for origin in origins]
     if host is not None:
         headers.append((b"host", host.encode()))
     if asks is not None:
         headers.append((b"access-control-request-method", asks.encode()))
+    headers += [(b"access-control-request-headers", names.encode()) for names in asks_headers]
     return Call(
         method=method,
         scheme=scheme,
@@ -45,6 +48,11 @@ def call(*origins, method="POST", scheme="http", host="Shop.example:8000", asks=
         call("https://shop.example:8000", scheme="https"),
         call("https://shop.example:8000", scheme="wss"),
         call(host=None),
+        call("HTTPS://App.Example:443"),
+        call("http://shop.example", host="shop.example:80"),
+        call("https://shop.example:443", host="shop.example", scheme="wss"),
+        call("http://[::1]:8000", host="[0:0:0:0:0:0:0:1]:8000"),
+        call("http://localhost:8000", host="localhost.:8000"),
     ],
 )
 def test_our_own_page_listed_pages_and_other_clients_may_call(allowed):
@@ -66,6 +74,9 @@ def test_our_own_page_listed_pages_and_other_clients_may_call(allowed):
         call("http://shop.example:8001"),
         call("http://evil.example@shop.example:8000"),
         call("http://["),
+        call("http://shop.example:8000", host="shop.example:8000/"),
+        call("http://shop.example:8000", host=None),
+        call("http://", host=""),
         call(LISTED, LISTED),
         call(LISTED, OTHER),
     ],
@@ -120,6 +131,31 @@ def test_a_preflight_names_what_a_page_may_send(origin):
     assert headers["access-control-max-age"] == "600"
 
 
+def test_a_preflight_allows_whatever_header_is_asked_for():
+    """Polyfills and tracing agents add headers that the page knows nothing of."""
+    wanted = ["cache-control,traceparent, Sentry-Trace", "x-requested-with,content-type,bad name,"]
+    asked = call(LISTED, method="OPTIONS", asks="GET", asks_headers=wanted)
+    headers = dict(Origins([LISTED]).preflight(asked).headers)
+    allowed = headers["access-control-allow-headers"].split(", ")
+    assert allowed[-4:] == ["cache-control", "traceparent", "sentry-trace", "x-requested-with"]
+    assert allowed.count("Content-Type") == 1
+
+
+@pytest.mark.parametrize("origin", ["null", "file://", "app://.", "capacitor://localhost"])
+def test_the_pages_of_apps_can_be_listed_and_are_not_listed_by_anything_else(origin):
+    Origins([origin]).check(call(origin))
+    for others in ([], [LISTED], ["http://."]):
+        with pytest.raises(OriginRefused):
+            Origins(others).check(call(origin))
+
+
+def test_a_page_without_an_origin_reads_nothing_that_needs_credentials():
+    """Anybody's page becomes one in a sandbox."""
+    headers = dict(Origins(["null"]).response_headers(call("null")))
+    assert headers["access-control-allow-origin"] == "null"
+    assert "access-control-allow-credentials" not in headers
+
+
 def test_a_preflight_of_another_page_is_refused():
     with pytest.raises(OriginRefused):
         Origins([LISTED]).preflight(call(OTHER, method="OPTIONS", asks="PUT"))
@@ -135,8 +171,8 @@ READABLE = {
 @pytest.mark.parametrize(
     ("listed", "origins", "headers"),
     [
-        ([LISTED], [], {}),
-        ([LISTED], [LISTED, LISTED], {}),
+        ([LISTED], [], {"vary": "Origin"}),
+        ([LISTED], [LISTED, LISTED], {"vary": "Origin"}),
         ([LISTED], [OTHER], {"vary": "Origin"}),
         ([LISTED], ["http://shop.example:8000"], {"vary": "Origin"}),
         ([LISTED], [LISTED], {**READABLE, "access-control-allow-credentials": "true"}),
@@ -159,6 +195,8 @@ async def test_a_listed_page_reads_answers_and_refusals(client):
         reply = await client.get(path, headers={"Origin": OTHER})
         assert (reply.status_code, reply.headers["vary"]) == (status, "Origin")
         assert "access-control-allow-origin" not in reply.headers
+        reply = await client.get(path)
+        assert (reply.status_code, reply.headers["vary"]) == (status, "Origin")
 
 
 async def test_another_page_changes_nothing(app, client):

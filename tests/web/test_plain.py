@@ -69,6 +69,7 @@ async def test_a_post_is_answered_by_the_endpoint(ask):
     assert headers == {
         "content-type": "application/json",
         "cache-control": "no-store",
+        "vary": "Origin",
         "content-length": str(len(body)),
     }
 
@@ -116,7 +117,7 @@ async def test_other_methods_are_refused_and_the_allowed_ones_named(ask, method)
 async def test_options_name_the_methods(ask):
     assert await ask(untouched, "OPTIONS") == (
         200,
-        {"allow": "OPTIONS, POST", "content-length": "0"},
+        {"allow": "OPTIONS, POST", "vary": "Origin", "content-length": "0"},
         b"",
     )
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
+from triocast.settings.origins import HOST_NAME, normal_origin
 from triocast.settings.values import LIST
 
 Finding = tuple[str, str]
@@ -30,11 +30,6 @@ LONGEST_DURATION: Final = 86_400.0
 HOW_TO_MAKE_A_KEY: Final = 'python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
 
 _PATH: Final = re.compile(r"/(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*/){0,8}")
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-_HOST_NAME: Final = re.compile(
-    r"(?=.{1,253}\.?\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-    r"(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?"
-)
 
 
 def between(low: int, high: int | None = None) -> Check:
@@ -97,7 +92,7 @@ def check_host(value: str) -> Finding | None:
     try:
         ipaddress.ip_address(value)
     except ValueError:
-        if _HOST_NAME.fullmatch(value) is None:
+        if HOST_NAME.fullmatch(value) is None:
             return (
                 f"{value!r} is neither an IP address nor a host name",
                 "give one without scheme, port or brackets, such as 127.0.0.1, ::1 or 0.0.0.0",
@@ -174,49 +169,21 @@ def check_turn_secret(value: str | None) -> Finding | None:
     )
 
 
-def _split_origin(origin: str) -> tuple[str, str, int | None] | None:
-    """Return an origin's scheme, host and port, or None if it is not one."""
-    if re.search(r"[\s\x00-\x1f\\]", origin):  # urlsplit would drop some of these
-        return None
-    try:
-        parts = urlsplit(origin)
-        port = parts.port
-        if parts.netloc.startswith("["):
-            ipaddress.IPv6Address(parts.hostname or "")
-    except ValueError:
-        return None
-    host = parts.hostname or ""
-    named = parts.netloc.startswith("[") or _HOST_NAME.fullmatch(host) is not None
-    rest = parts.path or parts.query or parts.fragment or origin[-1:] in "?#:"
-    if not parts.scheme or not named or rest or "@" in parts.netloc:
-        return None
-    return parts.scheme, f"[{host}]" if ":" in host else host, port
-
-
-def _normal_origin(origin: str) -> str:
-    """Return an origin as browsers write it; what is none is left as it is."""
-    split = _split_origin(origin)
-    if split is None:
-        return origin
-    scheme, host, port = split
-    default = port is None or _DEFAULT_PORTS.get(scheme) == port
-    return f"{scheme}://{host}" if default else f"{scheme}://{host}:{port}"
-
-
 def normal_origins(origins: object) -> object:
+    """Return origins as browsers write them; what is none is left as it is, for `check_origins`."""
     if not LIST.accepts(origins):
         return origins
     assert isinstance(origins, tuple)
-    return tuple(_normal_origin(origin) for origin in origins)
+    return tuple(normal_origin(origin) or origin for origin in origins)
 
 
 def check_origins(value: tuple[str, ...]) -> Finding | None:
     for origin in value:
-        if origin != "*" and _split_origin(origin) is None:
+        if origin != "*" and normal_origin(origin) is None:
             return (
                 f"{origin!r} is not an origin",
                 "give scheme://host or scheme://host:port without a path or wildcard, "
-                "such as https://app.example.com",
+                "such as https://app.example.com; or null, file://, *",
             )
     return None
 
@@ -259,7 +226,7 @@ def check_ice_servers(name: str) -> Check:
 
 def _is_ice_host(host: str) -> bool:
     if not host.startswith("["):
-        return _HOST_NAME.fullmatch(host) is not None
+        return HOST_NAME.fullmatch(host) is not None
     try:
         return ipaddress.IPv6Address(host[1:-1]).scope_id is None
     except ValueError:
@@ -286,6 +253,7 @@ def check_key_pair(certificate: Path, key: Path) -> Finding | None:
 @lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Say whether an address can be reached from this machine only."""
+    host = host.removesuffix(".")
     if host.lower() == "localhost":
         return True
     try:

@@ -6,22 +6,33 @@ Origin header do not come from a page's script and are a matter of their grant.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
+from typing import Final
 
 from quart import Response
 from quart_trio import QuartTrio
 
 from triocast.errors import OriginRefused
+from triocast.settings.origins import OPAQUE, normal_origin, parse_authority
 from triocast.web.answers import Answer
 from triocast.web.call import Call
 from triocast.web.current import current_call
 
 ALLOWED_METHODS = "DELETE, GET, POST, PUT"
 ALLOWED_HEADERS = (
-    "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID"
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-Match",
+    "If-None-Match",
+    "Last-Event-ID",
 )
+"""What our endpoints read. A page may send any other header besides, see `Origins.preflight`."""
+
 PREFLIGHT_SECONDS = 600
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 
 
 class Origins:
@@ -35,15 +46,9 @@ class Origins:
         origin = _origin(call)
         if origin is None or self._lists(origin):
             return
-        try:
-            parts = urlsplit(origin)
-        except ValueError:
-            raise OriginRefused("the Origin header is none") from None
         scheme = {"ws": "http", "wss": "https"}.get(call.scheme, call.scheme)
-        if (parts.scheme, parts.netloc.lower()) != (
-            scheme,
-            (call.headers.get("Host") or "").lower(),
-        ):
+        own = parse_authority(call.headers.get("Host") or "")
+        if own is None or normal_origin(origin) != own.origin(scheme):
             raise OriginRefused("this web page's origin is not on the list allowed_origins")
 
     def check_http(self, call: Call) -> None:
@@ -56,6 +61,8 @@ class Origins:
     def preflight(self, call: Call) -> Answer | None:
         """Return the answer to a browser that asks before it calls; None for any other call.
 
+        Whatever header it asks for is allowed: pages do not know what polyfills and tracing agents
+        add to their requests, and nobody may do more here for a header that a page has added.
         Raises OriginRefused.
         """
         if call.method != "OPTIONS" or "Access-Control-Request-Method" not in call.headers:
@@ -67,27 +74,37 @@ class Origins:
             204,
             [
                 ("access-control-allow-methods", ALLOWED_METHODS),
-                ("access-control-allow-headers", ALLOWED_HEADERS),
+                ("access-control-allow-headers", ", ".join(_allowed_headers(call))),
                 ("access-control-max-age", str(PREFLIGHT_SECONDS)),
             ],
         )
 
     def response_headers(self, call: Call) -> list[tuple[str, str]]:
-        """Return the headers by which a browser lets a page read the response."""
-        origins = call.headers.all("Origin")
-        if len(origins) != 1:
-            return []
-        (origin,) = origins
+        """Return the headers by which a browser lets a page read the response.
+
+        ``Vary`` is among them whoever calls: a cache must not give a page the response to another
+        one, or to what is no page.
+        """
         headers = [("vary", "Origin")]
-        if self._lists(origin):
+        origins = call.headers.all("Origin")
+        if len(origins) == 1 and self._lists(origins[0]):
+            (origin,) = origins
             headers.append(("access-control-allow-origin", origin))
             headers.append(("access-control-expose-headers", "ETag, Retry-After"))
-            if "*" not in self._allowed:
+            if "*" not in self._allowed and origin != OPAQUE:
                 headers.append(("access-control-allow-credentials", "true"))
         return headers
 
     def _lists(self, origin: str) -> bool:
-        return "*" in self._allowed or origin in self._allowed
+        return "*" in self._allowed or normal_origin(origin) in self._allowed
+
+
+def _allowed_headers(call: Call) -> list[str]:
+    """Return the names of the headers that a page may send: ours, and what it asks for."""
+    known = {name.lower() for name in ALLOWED_HEADERS}
+    asked = (name.lower() for name in call.headers.tokens("Access-Control-Request-Headers"))
+    others = dict.fromkeys(name for name in asked if _TOKEN.fullmatch(name) and name not in known)
+    return [*ALLOWED_HEADERS, *others]
 
 
 def _origin(call: Call) -> str | None:
