@@ -48,6 +48,9 @@ log = logging.getLogger("triocast.connection")
 JOIN_BYTES: Final = 65_536
 """How many queued bytes the send task joins into one write."""
 
+MOST_AHEAD: Final = 16
+"""How many frames go ahead of others; of pongs the last one would do (RFC 6455, 5.5.3)."""
+
 FAREWELL_SECONDS: Final = 2.0
 """How long an ended connection may take to send what is left and say goodbye."""
 
@@ -68,6 +71,7 @@ class Connection(Subscriber):
     # Slots, because the fan-out goes over thousands of these and feels each step to memory.
     __slots__ = (
         "__weakref__",
+        "_ahead",
         "_connections",
         "_direct",
         "_filled",
@@ -125,6 +129,7 @@ class Connection(Subscriber):
         self._heartbeat_seconds = connections.heartbeat_seconds
         self._outbox: Outbox | None = None
         self._filled: trio.Event  # Something is in the outbox.
+        self._ahead: list[bytes] | None = None
         self._nursery: trio.Nursery | None = None  # While it takes tasks.
         self._scope: trio.CancelScope | None = None
 
@@ -248,6 +253,15 @@ class Connection(Subscriber):
         else:
             self._give(frame, [frame], _PROTOCOL, 0, self.seq)
 
+    def push_ahead(self, frame: bytes) -> None:
+        """Send a frame of the protocol ahead of all that waits in the outbox, as soon as the write
+        under way is done. Of many such frames only the last few are sent.
+        """
+        if self._outbox:
+            self._ahead = [*(self._ahead or ())[1 - MOST_AHEAD :], frame]
+        else:
+            self.push(frame)
+
     def _give(
         self,
         joined: bytes,
@@ -338,6 +352,11 @@ class Connection(Subscriber):
                 self._filled = trio.Event()
                 await self._filled.wait()
             frames = [self._frame(entry) for entry in outbox.take(JOIN_BYTES)]
+            if self._ahead is not None:
+                # The rest of a frame that is written in part stays the first.
+                is_begun = isinstance(frames[0], memoryview)
+                frames[is_begun:is_begun] = self._ahead
+                self._ahead = None
             with trio.move_on_after(self._heartbeat_seconds) as patience:
                 await self._link.send(frames)
             if patience.cancelled_caught:
@@ -442,11 +461,11 @@ class Connection(Subscriber):
         left: list[Frame] = []
         if self._outbox is not None:
             left = [self._frame(entry) for entry in self._outbox.take(sys.maxsize)]
-        if reason is EndReason.SLOW_CONSUMER:
+        if reason in (EndReason.SLOW_CONSUMER, EndReason.PEER_LOST):
             # It resumes by its cursor. A frame that is half written (a memoryview) is finished, as
             # is the response's head, or the farewell would be read as a part of it.
             left = [frame for frame in left[:1] if isinstance(frame, memoryview)]
-        farewell = None if reason is EndReason.PEER_LOST else self._farewell(reason)
+        farewell = self._farewell(reason)
         if self.preface:
             farewell = None  # Nobody has even been let in.
         try:

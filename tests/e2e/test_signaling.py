@@ -485,7 +485,7 @@ def test_strangers_do_not_take_all_places(serve: Callable[..., Server]) -> None:
         third = until(lambda: _come(server), "a place")
         with third:
             third.join("a", token=allowed)
-            assert first.closed() == 1006
+            assert first.closed() == 4002
             second.join("a", token=allowed)
 
 

@@ -116,6 +116,8 @@ class WebSocketClient:
     pongs: bool = True
     texts: list[dict] = attrs.field(factory=list)
     others: list[Frame] = attrs.field(factory=list)
+    opcodes: list[Opcode] = attrs.field(factory=list)
+    """Of all frames, in their order."""
 
     async def send(self, message):
         self.protocol.send_text(
@@ -135,6 +137,7 @@ class WebSocketClient:
         async for data in self.stream:
             self.protocol.receive_data(bytes(data))
             for frame in self.protocol.events_received():
+                self.opcodes.append(frame.opcode)
                 if frame.opcode is Opcode.TEXT:
                     self.texts.append(json.loads(frame.data))
                 else:

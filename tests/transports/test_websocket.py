@@ -1,14 +1,19 @@
 """A WebSocket connection's life: heartbeats, bad frames, close codes; and the same over ASGI."""
 
+import json
+
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 from websockets.frames import Opcode
 
 from triocast.auth import Grant
+from triocast.connection import MOST_AHEAD
 from triocast.errors import EndReason
 from triocast.transports.native import NativeConnection
-from triocast.transports.websocket import ASGIWebSocketLink
+from triocast.transports.websocket import MOST_MESSAGES_AHEAD, ASGIWebSocketLink
+from triocast.wire import websocket as frames
+from triocast.wire.start import parse_cursor
 
 HEARTBEAT = 10.0
 
@@ -36,6 +41,7 @@ async def test_a_client_that_gives_no_sign_is_lost_within_two_heartbeats(
     assert client.connection.reason is None
     assert [frame.opcode for frame in client.others] == [Opcode.PING]
     await trio.sleep(HEARTBEAT)
+    assert client.close == (4002, "peer_lost")
     parts.assert_nothing_is_left("peer_lost")
 
 
@@ -86,6 +92,187 @@ async def test_drained_clients_are_told_to_come_back(parts, open_websocket, auto
     client = await open_websocket()
     await parts.connections.drain(1)
     assert client.close == (1012, "shutdown")
+
+
+# Pings are answered at once.
+
+
+def ping(payload=b""):
+    return bytes((0x89, 0x80 | len(payload))) + bytes(4) + payload
+
+
+def text(message):
+    return masked(0x81, json.dumps(message).encode())
+
+
+PUBLISH = text({"type": "channel_message", "id": 1, "channel": "a", "message": 1, "echo": False})
+
+
+@pytest.fixture
+def stalled(parts, monkeypatch):
+    """An event until which nothing is published."""
+    going_on = trio.Event()
+    publish = parts.engine.publish
+
+    async def publish_later(events):
+        await going_on.wait()
+        return await publish(events)
+
+    monkeypatch.setattr(parts.engine, "publish", publish_later)
+    return going_on
+
+
+async def test_a_pong_comes_before_the_replies_of_the_same_read(open_websocket):
+    client = await open_websocket()
+    client.opcodes.clear()
+    await client.send_bytes(text({"type": "ping", "id": 1}) + ping(b"x"))
+    assert client.opcodes == [Opcode.PONG, Opcode.TEXT]
+
+
+async def test_pings_are_answered_while_a_reply_is_being_made(open_websocket, stalled):
+    client = await open_websocket()
+    for _ in range(2):  # The first time a second task begins to read, then the two take turns.
+        await client.send_bytes(PUBLISH)
+        for payload in (b"a", b"b"):
+            await client.send_bytes(ping(payload))
+            assert client.others.pop().data == payload
+    client.take()
+    stalled.set()
+    await wait_all_tasks_blocked()
+    assert [reply["id"] for reply in client.take()] == [1, 1]
+    await client.send_bytes(PUBLISH + ping(b"c"))
+    assert client.others.pop().data == b"c"
+    assert [reply["id"] for reply in client.take()] == [1]
+
+
+async def test_pings_are_answered_while_a_backlog_is_being_read(parts, open_websocket, monkeypatch):
+    await parts.publish("a")
+    going_on = trio.Event()
+    history = parts.engine.history
+
+    async def read_later(*args, **options):
+        await going_on.wait()
+        return await history(*args, **options)
+
+    monkeypatch.setattr(parts.engine, "history", read_later)
+    start = parse_cursor("0.e.0")
+    client = await open_websocket(channels=["a"], start=start)
+    await client.send_bytes(text({"type": "ping", "id": 1}) + ping(b"x"))
+    assert [frame.data for frame in client.others] == [b"x"]
+    assert [message["type"] for message in client.take()] == ["connected"]
+    going_on.set()
+    await wait_all_tasks_blocked()
+    assert [message["type"] for message in client.take()] == ["t", "live", "reply"]
+
+
+async def test_a_pong_goes_ahead_of_what_waits_for_the_client(open_websocket):
+    client = await open_websocket()
+    client.opcodes.clear()
+    connection = client.connection
+    for _ in range(20):
+        connection.push(frames.text_frame(b"1"))
+    for number in range(20):
+        connection.push_ahead(frames.frame(frames.PONG, b"%d" % number))
+    await wait_all_tasks_blocked()
+    assert client.opcodes == [*[Opcode.PONG] * MOST_AHEAD, *[Opcode.TEXT] * 20]
+    assert [frame.data for frame in client.others] == [b"%d" % n for n in range(4, 20)]
+
+
+class Half:
+    """A link that takes half of the first frame at once, and the rest later."""
+
+    taken_over = True
+
+    def __init__(self):
+        self.sent = []
+
+    def write_now(self, data):
+        if self.sent:
+            raise BlockingIOError
+        self.sent.append(bytes(data[: len(data) // 2]))
+        return len(self.sent[0])
+
+    async def send(self, parts):
+        self.sent += map(bytes, parts)
+
+    async def receive(self):
+        await trio.sleep_forever()
+
+    async def finish(self, farewell):
+        pass
+
+    def close(self):
+        pass
+
+
+async def test_a_pong_does_not_cut_a_frame_in_two(parts, nursery):
+    connection = NativeConnection(
+        parts.connections,
+        parts.publisher,
+        id="w",
+        grant=Grant(),
+        address=None,
+        most_channels=10,
+        max_message_bytes=1_000,
+        max_json_depth=10,
+    )
+    connection.use_frames(b"")
+    link = Half()
+    nursery.start_soon(connection.run, link)
+    while not link.sent:
+        await trio.lowlevel.checkpoint()
+    connection.push_ahead(b"pong")
+    await wait_all_tasks_blocked()
+    *hello, pong = link.sent
+    assert pong == b"pong"
+    assert b"".join(hello).endswith(b"}")
+
+
+async def test_a_client_is_read_only_so_far_ahead(open_websocket, stalled, nursery):
+    client = await open_websocket()
+    await client.send_bytes(PUBLISH)
+    requests = text({"type": "ping", "id": 2}) * (MOST_MESSAGES_AHEAD + 1)
+    await client.send_bytes(requests + ping(b"x"))
+    assert client.others == []
+    client.take()
+    stalled.set()
+    await wait_all_tasks_blocked()
+    assert [frame.data for frame in client.others] == [b"x"]
+    assert [reply["id"] for reply in client.take()] == [1, *[2] * (MOST_MESSAGES_AHEAD + 1)]
+
+
+@pytest.mark.parametrize("end", ["close", "eof", "error"])
+async def test_what_came_before_the_end_is_done(parts, open_websocket, stalled, end):
+    client = await open_websocket(pongs=False)
+    await client.send_bytes(PUBLISH)
+    if end == "close":
+        client.protocol.send_close(4321, "bye")
+        await client.flush()
+    elif end == "eof":
+        await client.stream.send_stream.aclose()
+    else:
+        await client.send_bytes(bytes((0x81, 2)) + b"hi")
+    assert client.connection.reason is None
+    assert client.close[0] is None
+    stalled.set()
+    await wait_all_tasks_blocked()
+    assert parts.engine.head.seq == 1
+    assert client.close[0] == {"close": 4321, "eof": 1000, "error": 1002}[end]
+    assert [message["type"] for message in client.take()] == ["connected", "reply"]
+    parts.assert_nothing_is_left("protocol_error" if end == "error" else "client_closed")
+
+
+async def test_a_close_frame_is_answered_also_when_something_else_ends_it_first(
+    parts, open_websocket, stalled
+):
+    client = await open_websocket()
+    await client.send_bytes(PUBLISH)
+    client.protocol.send_close(4321)
+    await client.flush()
+    client.connection.end(EndReason.GRANT_ENDED)
+    await wait_all_tasks_blocked()
+    assert client.close[0] == 4321
+    parts.assert_nothing_is_left("grant_ended")
 
 
 class Gone:

@@ -194,6 +194,20 @@ def test_the_first_error_on_the_wire_is_told_and_nothing_behind_it_is_read(behin
     assert (opcode, payload[:2]) == (CLOSE, struct.pack("!H", 1007))
 
 
+@pytest.mark.parametrize(
+    "fragments",
+    [
+        client_frame(TEXT, b"half", fin=False),
+        client_frame(BINARY, b"", fin=False) + client_frame(CONT, b"more", fin=False),
+    ],
+)
+@pytest.mark.parametrize("payload", [b"", struct.pack("!H", 4001) + b"bye"])
+def test_a_close_frame_within_a_message_is_answered_as_it_came(fragments, payload):
+    messages, replies, _ = feed([fragments + client_frame(CLOSE, payload)])
+    assert messages == []
+    assert server_frames(replies) == [(CLOSE, payload)]
+
+
 sizes = st.sampled_from([0, 1, 5, 125, 126, 127, 300, 65_535, 65_536, 66_000])
 
 

@@ -116,12 +116,17 @@ class NativeConnection(WebSocketConnection):
             hello["id"] = cursor.encode(live)
         self._push_text(msgspec.json.encode(hello))
 
+    @property
+    def _begins(self) -> bool:
+        return self._start is not None
+
     async def _begin(self) -> None:
         if self._start is None:
             return
+        start, self._start = self._start, None
         live = self._hub.accepted
         names = self._hub.subscriptions(self)
-        await self._catch_up(self._backlog(names, self._filter, self._start, live))
+        await self._catch_up(self._backlog(names, self._filter, start, live))
         at = cursor.encode(Position(live.epoch, self.seq))
         told = {"type": "live", "timestamp": timestamp(), "data": None, "id": at}
         self._push_text(msgspec.json.encode(told))

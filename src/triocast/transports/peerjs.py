@@ -109,14 +109,15 @@ class PeerJSConnection(WebSocketConnection):
     def _opened(self) -> None:
         if self._owner is None:
             self._refuse(self._refusal)
-            return
-        self._peerjs.recipients.enter(self)
-        now = trio.current_time()
-        self._peerjs.recipients.carry_out(self._peerjs.peers.claim(self.id, self._owner, now))
-
-    async def _begin(self) -> None:
+        else:
+            self._peerjs.recipients.enter(self)
+            claimed = self._peerjs.peers.claim(self.id, self._owner, trio.current_time())
+            self._peerjs.recipients.carry_out(claimed)
         self._is_arriving = False
+
+    async def _receive(self) -> None:
         if self._verdict is None:
+            await super()._receive()
             return
         # Firefox passes over the opening and what it is told if the end of the stream comes right
         # behind. Clients close the line themselves when they have read that they are sent away.
@@ -132,7 +133,7 @@ class PeerJSConnection(WebSocketConnection):
 
     def end(self, reason: EndReason) -> None:
         if self._is_arriving and reason is EndReason.POLICY:
-            self._verdict = reason  # for `_begin`, which comes next
+            self._verdict = reason  # for `_receive`, which comes next
             return
         super().end(reason)
         self._leave()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -181,11 +181,6 @@ class SignalingConnection(WebSocketConnection):
         received = self._signaling.rooms.received(self.id)
         ping = Ping(t=time.time()) if received is None else Ping(t=time.time(), received=received)
         self._push_text(encode(ping))
-
-    def _farewell(self, reason: EndReason) -> Sequence[bytes] | None:
-        if reason is EndReason.PEER_LOST:
-            return None
-        return super()._farewell(reason)
 
     # What the client says.
 

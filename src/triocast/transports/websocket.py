@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from functools import partial
+from types import coroutine
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import attrs
 import trio
@@ -29,6 +31,13 @@ _END_REASONS: Final = {
     1007: EndReason.INVALID_TEXT,
     1009: EndReason.MESSAGE_TOO_BIG,
 }
+
+
+MOST_MESSAGES_AHEAD: Final = 256
+"""How many messages of a client are read before the first of them has been handled."""
+
+MOST_BYTES_AHEAD: Final = 65_536
+"""The same for their bytes, inflated; one message may go beyond it."""
 
 
 @attrs.frozen
@@ -61,6 +70,32 @@ class TextMessageEncoder:
 
 TEXT_FRAMES: Final = TextFrameEncoder()
 TEXT_MESSAGES: Final = TextMessageEncoder()
+
+
+@coroutine
+def noticing_wait(
+    work: Coroutine[Any, Any, None], on_wait: Callable[[], None]
+) -> Generator[Any, Any, bool]:
+    """Do ``work``, and call ``on_wait`` when it waits for the first time.
+
+    Return whether it has waited.
+    """
+    try:
+        trap = work.send(None)
+    except StopIteration:
+        return False
+    on_wait()
+    while True:
+        try:
+            outcome = yield trap
+        except BaseException as error:  # noqa: ASYNC103, BLE001 - for the work to handle
+            step = partial(work.throw, error)
+        else:
+            step = partial(work.send, outcome)
+        try:
+            trap = step()
+        except StopIteration:
+            return True
 
 
 class ASGIWebSocketLink(TaskLink):
@@ -99,7 +134,19 @@ class ASGIWebSocketLink(TaskLink):
 class WebSocketConnection(Connection):
     """A client that is sent messages and sends some."""
 
-    __slots__ = ("_heard", "_leftover", "_max_message_bytes", "_reader")
+    __slots__ = (
+        "_heard",
+        "_is_handling",
+        "_is_read",
+        "_leftover",
+        "_max_message_bytes",
+        "_parsing",
+        "_progress",
+        "_reader",
+        "_resting",
+        "_unhandled",
+        "_unhandled_bytes",
+    )
 
     transport = "websocket"
 
@@ -118,6 +165,14 @@ class WebSocketConnection(Connection):
         self._heard = True
         self._reader: frames.FrameReader | None = None
         self._leftover = b""
+        # What was read and is not handled yet. A list, as an empty deque has more than 700 bytes.
+        self._unhandled: list[str | bytes] = []
+        self._unhandled_bytes = 0
+        self._parsing: Iterator[str | bytes] | None = None
+        self._is_handling = False
+        self._is_read = False  # to the client's end
+        self._resting: trio.Event | None = None  # While one of two tasks rests.
+        self._progress: trio.Event | None = None  # While the reader waits for the handler.
 
     def use_frames(
         self, leftover: bytes, *, deflate: DeflatedTextFrameEncoder | None = None
@@ -134,8 +189,13 @@ class WebSocketConnection(Connection):
 
     # What a protocol decides.
 
+    @property
+    def _begins(self) -> bool:
+        """Whether `_begin` has something to do."""
+        return False
+
     async def _begin(self) -> None:
-        """Do what comes before the client's first message is read."""
+        """Do what comes before the client's first message is handled."""
 
     @abstractmethod
     async def _handle(self, message: str | bytes) -> None:
@@ -157,43 +217,147 @@ class WebSocketConnection(Connection):
     # The life of the connection.
 
     async def _receive(self) -> None:
-        await self._begin()
         if self._reader is None:
-            while (message := await self._link.receive()) is not None:
-                if self.reason is not None:
-                    return  # What it still asked for is nobody's any more.
-                self._heard = True
-                if isinstance(message, str) and len(message.encode()) > self._max_message_bytes:
-                    self.end(EndReason.MESSAGE_TOO_BIG)
-                    return
-                await self._handle(message)
-                await self._answer()
-            return
-        data = self._leftover or await self._link.receive()
-        self._leftover = b""
-        while data is not None:
-            assert isinstance(data, bytes)
+            await self._receive_messages()
+        else:
+            await self._receive_frames()
+
+    async def _receive_messages(self) -> None:
+        """Handle the messages of an ASGI server, which answers pings itself."""
+        await self._begin()
+        while (message := await self._link.receive()) is not None:
+            if self.reason is not None:
+                return  # What it still asked for is nobody's any more.
             self._heard = True
-            for message in self._reader.receive(data):
-                if self.reason is not None:
-                    return  # What it still asked for is nobody's any more.
-                await self._handle(message)
-                if self._has_enough:
-                    await self._answer()
-                    await trio.lowlevel.checkpoint()
-            await self._answer()
-            if replies := self._reader.take_replies():
-                self.push(replies)
-            code = self._reader.close_code
-            if code is not None:
-                by_peer = self._reader.closed_by_peer
-                self.end(
-                    EndReason.CLIENT_CLOSED
-                    if by_peer
-                    else _END_REASONS.get(code, EndReason.PROTOCOL_ERROR)
-                )
+            if isinstance(message, str) and len(message.encode()) > self._max_message_bytes:
+                self.end(EndReason.MESSAGE_TOO_BIG)
                 return
-            data = await self._link.receive()
+            await self._handle(message)
+            await self._answer()
+
+    # One task reads frames, answers pings and handles messages, as long as handling need not wait.
+    # When it does, a second task reads on, so that pings are answered meanwhile. From then on the
+    # two take turns: one of them reads, the other one handles or rests.
+
+    async def _receive_frames(self) -> None:
+        if self._begins and await self._handle_and_pass_on():
+            await self._rest()
+        await self._take_turns()
+
+    async def _take_turns(self) -> None:
+        while True:
+            await self._read_some()
+            if self._unhandled and not self._is_handling and await self._handle_and_pass_on():
+                await self._rest()
+
+    async def _handle_and_pass_on(self) -> bool:
+        """Handle what was read; return whether the other task reads by now."""
+        return await noticing_wait(self._handle_all(), self._pass_on)
+
+    def _pass_on(self) -> None:
+        if self._resting is not None:
+            self._resting.set()
+            self._resting = None
+        elif self._nursery is not None:
+            self._nursery.start_soon(self._take_turns)
+
+    async def _rest(self) -> None:
+        self._resting = trio.Event()
+        await self._resting.wait()
+
+    async def _read_some(self) -> None:
+        """Read and parse, as far ahead as the client may be; end the connection at its end."""
+        reader = self._reader
+        assert reader is not None
+        if self._parsing is None:
+            data = await self._read_bytes()
+            if data is None:
+                await self._finish_when_handled()
+            self._heard = True
+            self._parsing = reader.receive(data)
+        for message in self._parsing:
+            self._unhandled.append(message)
+            self._unhandled_bytes += len(message)
+            if self._is_ahead:
+                break
+        else:
+            self._parsing = None
+        if reader.close_code is not None and self._parsing is None:
+            if not self._is_handling:
+                await self._handle_all()
+            await self._finish_when_handled()
+        if replies := reader.take_replies():
+            self.push_ahead(replies)
+        if self._is_handling:
+            await self._until(lambda: not self._is_ahead)
+
+    async def _finish_when_handled(self) -> NoReturn:
+        self._is_read = True
+        if not self._is_handling:
+            self._finish()
+        await trio.sleep_forever()  # for the cancellation that comes
+
+    def _finish(self) -> None:
+        """End the connection: all that the client sent has been handled."""
+        assert self._reader is not None
+        code = self._reader.close_code
+        if replies := self._reader.take_replies():
+            self.push(replies)
+        if code is None or self._reader.closed_by_peer:
+            self.end(EndReason.CLIENT_CLOSED)
+        else:
+            self.end(_END_REASONS.get(code, EndReason.PROTOCOL_ERROR))
+
+    async def _read_bytes(self) -> bytes | None:
+        """Return what comes next. If this raises, what came before has been handled."""
+        if self._leftover:
+            data, self._leftover = self._leftover, b""
+            return data
+        try:
+            received = await self._link.receive()
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            failure = error
+        else:
+            assert received is None or isinstance(received, bytes)
+            return received
+        await self._until(lambda: not self._is_handling)
+        raise failure
+
+    @property
+    def _is_ahead(self) -> bool:
+        """Whether so much is read ahead that the client has to wait."""
+        return (
+            self._unhandled_bytes >= MOST_BYTES_AHEAD or len(self._unhandled) >= MOST_MESSAGES_AHEAD
+        )
+
+    async def _until(self, is_so: Callable[[], bool]) -> None:
+        while not is_so():
+            self._progress = trio.Event()
+            await self._progress.wait()
+
+    async def _handle_all(self) -> None:
+        self._is_handling = True
+        unhandled = self._unhandled
+        if self._begins:
+            await self._begin()
+        while unhandled:
+            if self.reason is not None:
+                await trio.sleep_forever()  # What it still asked for is nobody's any more.
+            message = unhandled.pop(0)
+            self._unhandled_bytes -= len(message)
+            await self._handle(message)
+            if self._has_enough:
+                await self._answer()
+                await trio.lowlevel.checkpoint()
+            if not unhandled:
+                await self._answer()
+            if self._progress is not None:
+                self._progress.set()
+        self._is_handling = False
+        if self._is_read:
+            self._finish()  # In this very step: what was just pushed goes out with the farewell.
+        elif self._progress is not None:
+            self._progress.set()
 
     def _beat(self) -> None:
         if not self._heard and self._reader is not None:
@@ -208,8 +372,10 @@ class WebSocketConnection(Connection):
         if isinstance(self._link, ASGIWebSocketLink):
             self._link.close_code = reason.close_code
             return None if reason is EndReason.CLIENT_CLOSED else []
-        if self._reader is None or self._reader.close_code is not None:
+        if self._reader is None:
             return []
+        if self._reader.close_code is not None:
+            return [self._reader.take_replies()]
         return [frames.close_frame(reason.close_code, reason.word)]
 
     def _gap_frame(self, gap: Gap) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 from websockets.exceptions import PayloadTooBig, ProtocolError
@@ -197,7 +198,7 @@ class FrameReader:
         """Take bytes; return the messages that they complete.
 
         Each is parsed and inflated when it is taken, so that no more than one is in memory. Take
-        all of them, then `take_replies`, before the next bytes.
+        all of them before the next bytes. `take_replies` may be called at any time.
         """
         if self._protocol is None or self._bounds is None:
             self._protocol, self._bounds = self._make_protocol(), FrameBounds()
@@ -264,7 +265,7 @@ class FrameReader:
         # In the middle of a message the core applies what is left of its bound to control frames,
         # so it gets that much more, and messages are measured here.
         bound = self._max_message_bytes + _MOST_CONTROL_BYTES
-        protocol = Protocol(Side.SERVER, max_size=bound, logger=_log)
+        protocol = _Core(Side.SERVER, max_size=bound, logger=_log)
         if self._deflate:
             protocol.extensions = [Marking()]
         return protocol
@@ -287,6 +288,21 @@ class FrameReader:
             return None
         whole, self._fragments = self._fragments, bytearray()
         return whole
+
+
+class _Core(Protocol):
+    """The protocol core of `websockets` (checked with versions 15 to 17).
+
+    A close frame between the fragments of a message is an ordinary one (RFC 6455, 5.4 and 5.5.1);
+    the core would answer it with a protocol error.
+    """
+
+    def recv_frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.CLOSE:
+            with suppress(ProtocolError):  # There is no message to end.
+                super().recv_frame(Frame(Opcode.CONT, b"", fin=True))
+                self.events.pop()
+        super().recv_frame(frame)
 
 
 _log = logging.getLogger("triocast.websocket")
