@@ -56,6 +56,33 @@ async def test_events_come_in_order_with_all_their_fields(broadcaster):
     assert (three.type, three.data, three.channel) == ("CONFIG_CHANGED", b"null", "$all")
 
 
+@pytest.mark.parametrize(
+    ("type", "data", "key"),
+    [
+        (
+            EventType.APPLICATION_UPDATED,
+            {"name": "app", "namespace": "prod", "url": "x"},
+            "prod/app",
+        ),
+        (EventType.APPLICATION_REMOVED, {"name": "app"}, "default/app"),
+        ("BOOKMARK_ADDED", {"name": "b", "namespace": "team"}, "team/b"),
+        (EventType.STATUS_CHANGED, {"name": "app", "status": "down"}, "default/app"),
+        (EventType.APPLICATION_ADDED, {"name": 5}, None),
+        (EventType.APPLICATION_ADDED, {"name": "a" * 300}, None),
+        (EventType.APPLICATION_ADDED, {"name": "a\n"}, None),
+        (EventType.APPLICATION_ADDED, ["app"], None),
+        (EventType.CONFIG_CHANGED, {"name": "app"}, None),
+        (EventType.FLAG_UPDATED, {"name": "flag"}, None),
+        ("OTHER", {"name": "app"}, None),
+    ],
+)
+async def test_an_event_about_an_entry_of_the_catalog_has_its_key(broadcaster, type, data, key):
+    accepted = await broadcaster.broadcast_event(type, data)
+    assert accepted.event.key == key
+    accepted = await broadcaster.broadcast_event(type, data, key="mine")
+    assert accepted.event.key == "mine"
+
+
 async def test_filters_hold_for_channels_and_for_what_is_for_all(broadcaster):
     async with broadcaster.subscribe(["c"], types=["A"], tags=["red", "blue"]) as events:
         for n, (type, tags, channel) in enumerate(

@@ -17,14 +17,16 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import attrs
+import msgspec
 import trio
 
 from triocast.auth import EVERYTHING
-from triocast.errors import InternalError, SlowConsumer
+from triocast.errors import InternalError, SlowConsumer, TriocastError
 from triocast.events import (
     BROADCAST,
     Accepted,
     Event,
+    EventType,
     Publication,
     parse_channel,
     parse_key,
@@ -35,6 +37,12 @@ from triocast.events import (
 from triocast.node import Node
 from triocast.subscriptions import Encoder, Subscriber, make_filter
 from triocast.wire import json
+
+_CATALOG_TYPES: Final = frozenset(
+    type
+    for type in EventType
+    if type.startswith(("APPLICATION_", "BOOKMARK_")) or type is EventType.STATUS_CHANGED
+)
 
 _OVERHEAD: Final = 600
 """Bytes that a waiting event costs beyond its data."""
@@ -60,15 +68,19 @@ class EventBroadcaster:
 
         That is a Publication with its position, or Pending where the channel is debounced and the
         event is held back; ``urgent`` ones never are. ``data`` is anything that msgspec can write
-        as JSON. Raises InvalidEvent, InvalidChannel, TooLarge, Overloaded or ShuttingDown.
+        as JSON. The ``key`` of an event about an application or a bookmark is its
+        ``namespace/name``, unless it is given.
+
+        Raises InvalidEvent, InvalidChannel, TooLarge, Overloaded or ShuttingDown.
         """
         publisher = self._node.publisher
+        text = json.encode(data)
         event = publisher.event(
             EVERYTHING,
             channel=BROADCAST if channel is None else parse_channel(channel),
             type=parse_type(str(type)),
-            data=json.encode(data),
-            key=None if key is None else parse_key(key),
+            data=text,
+            key=_catalog_key(str(type), text) if key is None else parse_key(key),
             tags=parse_tags(tuple(tags)),
             urgent=urgent,
         )
@@ -99,6 +111,27 @@ class EventBroadcaster:
         finally:
             hub.remove(stream)
             stream.close()
+
+
+class _Named(msgspec.Struct):
+    """What names an entry of the catalog in the data of its events."""
+
+    name: str
+    namespace: str = "default"
+
+
+_named: Final = msgspec.json.Decoder(_Named)
+
+
+def _catalog_key(type: str, data: bytes) -> str | None:
+    """Return the key of an event that is about one entry of the catalog; None for others."""
+    if type not in _CATALOG_TYPES:
+        return None
+    try:
+        entry = json.decode(_named, data)
+        return parse_key(f"{entry.namespace}/{entry.name}")
+    except TriocastError:
+        return None  # Its data names no entry.
 
 
 @attrs.frozen

@@ -95,5 +95,5 @@ def test_each_namespace_has_its_window(serve: Callable[..., Server]) -> None:
     namespaces = json.dumps({"fast": {"debounce_ms": 0}, "slow": {"debounce_ms": 3_600_000}})
     server = serve("--namespaces", namespaces)
     for channel, pending in (("fast:a", False), ("slow:a", True), ("a", False)):
-        publish(server, channel=channel, data=1)
-        assert ("pending" in publish(server, channel=channel, data=2)) is pending
+        publish(server, channel=channel, key="k", data=1)
+        assert ("pending" in publish(server, channel=channel, key="k", data=2)) is pending

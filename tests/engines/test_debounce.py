@@ -82,6 +82,15 @@ class TestOneSlot:
         play.publish(event(1)).publish(event(2, **other))
         assert play.numbers == [1, 2]
 
+    @pytest.mark.parametrize("urgent", [False, True])
+    def test_events_without_a_key_are_never_merged(self, urgent):
+        play = Play()
+        for n in range(5):
+            play.publish(event(n, key=None, urgent=urgent))
+        assert play.numbers == [0, 1, 2, 3, 4]
+        assert play.debounce.next_due == math.inf
+        assert play.debounce.merged == 0
+
     def test_where_nothing_is_debounced_everything_goes(self):
         play = Play(chat=0)
         for channel in ("chat:x", "$user:alice", "$conn:x"):
@@ -249,14 +258,14 @@ def test_the_last_state_arrives_in_order(script):
             accepted = [e for _, e in play.accepted if (e.channel, e.key) == (channel, key)]
             assert accepted[-1:] == ours[-1:]
             assert numbers(accepted) == sorted(numbers(accepted))
-            assert all(e in accepted for e in ours if e.urgent)
+            assert all(e in accepted for e in ours if e.urgent or e.key is None)
 
 
 @given(steps)
 def test_one_type_goes_no_faster_than_its_windows(script):
     play, _ = play_through([(s, channel, "T", key, False) for s, channel, _, key, _ in script])
     for channel in ("a", "b"):
-        for key in ("k", "l", None):
+        for key in ("k", "l"):
             times = [t for t, e in play.accepted if (e.channel, e.key) == (channel, key)]
             assert all(later - earlier >= 1.0 for earlier, later in itertools.pairwise(times))
 

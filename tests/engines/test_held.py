@@ -179,8 +179,8 @@ class TestInAFile:
         held = event(3, tags=("x", "y"), user="alice")
 
         async def before(engine, outlet):
-            await engine.publish([event(1), event(2), held, event(1, channel="b", key=None)])
-            await engine.publish([event(2, channel="b", key=None, write=None)])
+            await engine.publish([event(1), event(2), held, event(1, channel="b", key="m")])
+            await engine.publish([event(2, channel="b", key="m", write=None)])
             assert outlet.numbers == [1, 1]
 
         async def after(engine, outlet):

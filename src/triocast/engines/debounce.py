@@ -1,7 +1,8 @@
 """Events that come too fast: the first of a window goes, of the others only the last.
 
-A window belongs to a *slot*: events of one channel, type and key. Its first event is accepted at
-once. Those that follow are held back, each in place of the one before. At the window's end the one
+A window belongs to a *slot*: events of one channel, type and key. Those without a key are each
+about something of its own, and never held back. A window's first event is accepted at once. Those
+that follow are held back, each in place of the one before. At the window's end the one
 that is left is accepted, and the next window begins.
 
 What keeps the last state right:
@@ -86,7 +87,7 @@ class Debounce:
 
     def add(self, event: Event, now: float) -> tuple[Event, ...]:
         """Return what is to be accepted now, in this order: the event last, or nothing if held."""
-        seconds = self._seconds(event.channel)
+        seconds = 0.0 if event.key is None else self._seconds(event.channel)
         if not seconds:
             return (event,)
         self._sweep(now)
