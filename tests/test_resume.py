@@ -115,6 +115,8 @@ async def test_retention_that_overtakes_a_reader_is_told(engine, monkeypatch):
     page = await backlog.read()
     assert [gap.channels for gap in page.gaps] == [("a",)]
     assert [p.seq for p in page.publications] == [3, 4]
+    (gap,) = page.gaps
+    assert gap.start == gap.resume_at == Position("e", 2), "what it was given counts"
 
 
 async def test_latest_is_the_newest_of_each_key(engine):

@@ -27,6 +27,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final
 
+import attrs
 import trio
 
 from triocast import access
@@ -159,6 +160,13 @@ class Connection(Subscriber):
     @abstractmethod
     def _gap_frame(self, gap: Gap) -> bytes:
         """Return the frame that tells of a gap."""
+
+    def _encoder_behind(self) -> Encoder | None:
+        """Return the encoder of events that lie before where this client stands already.
+
+        None while it stands nowhere yet, and may be told to stand where its backlog does.
+        """
+        return None
 
     @abstractmethod
     def _farewell(self, reason: EndReason) -> Sequence[bytes] | None:
@@ -395,14 +403,20 @@ class Connection(Subscriber):
         Goes no faster than the client takes it. One whose held events outgrow its outbox is let
         go; it comes back with the cursor of what it got.
         """
-        held = self._held
+        held, stood = self._held, self.seq
         assert held is not None
         # What earlier subscriptions still get of the time before this one is held by then.
         await self._hub.wait_until_written()
+        behind = self._encoder_behind()
         while (page := await self._read(backlog)) is not None:
             for gap in page.gaps:
-                self.push(self._gap_frame(gap))
-            missed = [Entry(self._hub.encode(self.encoder, p), p) for p in page.publications]
+                told = gap if behind is None else attrs.evolve(gap, resume_at=None)
+                self.push(self._gap_frame(told))
+            missed = [
+                Entry(self._hub.encode(encoder, p), p)
+                for p in page.publications
+                for encoder in [behind if behind and p.seq <= stood else self.encoder]
+            ]
             await self._give_in_order([*held.take_until(page.seq), *missed], all_is_read=False)
         while held:
             await self._give_in_order(held.take_until(math.inf), all_is_read=True)
@@ -442,7 +456,7 @@ class Connection(Subscriber):
                 self._sent = None
                 self._progressed()
             await trio.lowlevel.checkpoint_if_cancelled()  # one that has ended gets no more
-            self.seq = seq
+            self.seq = max(self.seq, seq)
             self.events += publication is not None
             self._queue([frame], [publication])
 

@@ -58,14 +58,15 @@ class Gap:
     """Something between ``start`` and ``end`` is not given for these channels and patterns.
 
     ``start`` is where the client stood, None if that is of another server. ``resume_at`` is what
-    it comes back with: where it stood as long as other channels are still replayed from there.
+    it comes back with: where it stood as long as other channels are still replayed from there, and
+    None where this does not tell where the whole connection stands.
     """
 
     reason: GapReason
     channels: tuple[str, ...]
     start: Position | None
     end: Position
-    resume_at: Position
+    resume_at: Position | None
 
 
 def gap_of(publication: Publication) -> Gap:
@@ -154,7 +155,8 @@ class MissedBacklog(Backlog):
                 self._at = live.seq
         publications, broken = self._follow(publications, after.seq)
         lost += broken
-        gaps = (Gap(GapReason.EXPIRED, lost, after, live, resume_at=after),) if lost else ()
+        stands = Position(after.epoch, at)  # what earlier pages gave is not given again
+        gaps = (Gap(GapReason.EXPIRED, lost, stands, live, resume_at=stands),) if lost else ()
         return Page(gaps, self._chosen(publications), self._at)
 
     def _refuse_all(self, after: Position | None) -> Page | None:

@@ -19,10 +19,10 @@ import triocast.wire.envelope as envelope
 
 encode = envelope.encode_publication
 
-def encode_publication(publication):
+def encode_publication(publication, **how):
     if publication.event.type == "poison":
         raise RuntimeError("injected")
-    return encode(publication)
+    return encode(publication, **how)
 
 envelope.encode_publication = encode_publication
 """

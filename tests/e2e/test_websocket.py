@@ -252,7 +252,7 @@ def test_heartbeats_come_as_messages_if_asked_for(beating_server: Server, way: s
         for _ in range(2):
             beat = socket.heartbeat()
             assert re.fullmatch(TIMESTAMP, beat.pop("timestamp"))
-            assert beat == {"type": HEARTBEAT, "data": None}
+            assert beat == {"type": HEARTBEAT, "data": None, "id": socket.hello["id"]}
 
 
 def test_without_ping_frames_heartbeats_are_messages(beating_server: Server, way: str) -> None:

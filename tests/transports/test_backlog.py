@@ -12,6 +12,7 @@ from triocast.events import Position
 from triocast.subscriptions import make_filter
 from triocast.transports.links import StreamLink
 from triocast.transports.sse import SSEConnection, StreamOptions
+from triocast.wire import envelope
 from triocast.wire.start import After, Last, Latest
 
 from .reading import blocks
@@ -161,6 +162,88 @@ class TestWebSocket:
         gate.set()
         await wait_all_tasks_blocked()
         assert [text["type"] for text in client.take()] == ["old", "new", "reply"]
+
+    @pytest.mark.parametrize(
+        ("start", "seqs"),
+        [({"cursor": "0.e.0"}, [1, 2, 4]), ({"since": "latest"}, [4]), ({"last": 9}, [1, 2, 4])],
+        ids=str,
+    )
+    async def test_a_later_subscription_does_not_move_the_clients_cursor_back(
+        self, parts, open_websocket, start, seqs
+    ):
+        for channel in "xxyx":
+            await parts.publish(channel)
+        client = await open_websocket(channels=("y",), start=after(2))
+        *_, given, live = client.take()
+        assert (given["id"], live["id"]) == ("0.e.3", "0.e.4")
+        *missed, reply = await client.ask({"type": "subscribe", "id": 1, "channel": "x", **start})
+        assert [event.get("position") for event in missed] == [f"0.e.{seq}" for seq in seqs]
+        assert not any("id" in event for event in missed)
+        assert reply["data"]["cursor"] == "0.e.4"
+        await parts.publish("x")
+        await wait_all_tasks_blocked()
+        (event,) = client.take()
+        assert (event["id"], "position" in event) == ("0.e.5", False)
+
+    @pytest.mark.parametrize("cursor", ["0.e.0", "0.other.5"])
+    async def test_a_gap_of_a_later_subscription_does_not_move_it_either(
+        self, parts, open_websocket, gate, cursor
+    ):
+        for _ in range(12):
+            await parts.publish("x")
+        client = await open_websocket(channels=("y",))
+        await parts.publish("y")
+        await wait_all_tasks_blocked()
+        client.take()
+        await client.send({"type": "subscribe", "id": 1, "channel": "x", "cursor": cursor})
+        await parts.publish("y")
+        gate.set()
+        await wait_all_tasks_blocked()
+        messages = client.take()
+        assert (messages[0]["type"], "id" in messages[0]) == ("gap", False)
+        cursors = [m["data"]["cursor"] if m["type"] == "reply" else m["id"] for m in messages[1:]]
+        assert cursors == sorted(cursors)
+        assert cursors[-1] == "0.e.14"
+
+    async def test_a_gap_that_others_events_have_to_follow_moves_nothing(
+        self, parts, open_websocket
+    ):
+        """It would say that the client stands behind an event that it has not got yet."""
+        client = await open_websocket(channels=("y",))
+        await client.send({"type": "subscribe", "id": 1, "channel": "x", "cursor": "0.other.5"})
+        await parts.publish("y")  # before the subscription is read
+        await wait_all_tasks_blocked()
+        told = [message for message in client.take() if message["type"] in ("gap", "t")]
+        ids = [message["id"] for message in told if "id" in message]
+        assert ids == sorted(ids, key=lambda id: int(id.rpartition(".")[2]))
+        assert ids[-1] == "0.e.1"
+
+    async def test_a_subscription_without_a_start_answers_behind_what_others_get(
+        self, parts, open_websocket
+    ):
+        client = await open_websocket(channels=("y",))
+        client.take()
+        await client.send({"type": "subscribe", "id": 1, "channel": "x"})
+        await parts.publish("y")
+        await wait_all_tasks_blocked()
+        kinds = [message["type"] for message in client.take()]
+        assert sorted(kinds) == ["reply", "t"]
+
+    async def test_a_damaged_event_of_a_later_subscription_moves_nothing(
+        self, parts, open_websocket, monkeypatch
+    ):
+        await parts.publish("x")
+        client = await open_websocket(channels=("y",))
+        await parts.publish("y")
+        await wait_all_tasks_blocked()
+        client.take()
+
+        def fail(*_, **__):
+            raise RuntimeError("injected")
+
+        monkeypatch.setattr(envelope, "encode_publication", fail)
+        gap, _ = await client.ask({"type": "subscribe", "id": 1, "channel": "x", "last": 1})
+        assert (gap["data"]["reason"], "id" in gap) == ("internal", False)
 
     async def test_it_comes_back_to_all_it_had_by_its_address(self, parts, open_websocket):
         for channel in ("x", "$all", "$user:ann", "y"):

@@ -81,10 +81,10 @@ def test_each_encoder_of_websockets_frames_it_as_text(encoder):
 def poison(monkeypatch):
     encode = envelope.encode_publication
 
-    def encode_publication(publication):
+    def encode_publication(publication, **how):
         if publication.event.type == "poison":
             raise RuntimeError("injected")
-        return encode(publication)
+        return encode(publication, **how)
 
     monkeypatch.setattr(envelope, "encode_publication", encode_publication)
 

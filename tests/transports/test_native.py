@@ -238,7 +238,45 @@ async def test_heartbeat_events_on_demand(open_websocket, autojump_clock):
     await trio.sleep(HEARTBEAT * 3)
     beats = [message for message in client.take() if message["type"] == "HEARTBEAT"]
     assert len(beats) in (2, 3)
-    assert beats[0]["data"] is None
+    assert (beats[0]["data"], beats[0]["id"]) == (None, "0.e.0")
+
+
+@pytest.mark.parametrize("heartbeat_events", [True, False])
+async def test_the_cursor_of_a_quiet_client_does_not_grow_old(
+    parts, open_websocket, autojump_clock, heartbeat_events
+):
+    client = await open_websocket(channels=("x",), heartbeat_events=heartbeat_events)
+    client.take()
+    await parts.publish("elsewhere")
+    await parts.publish("elsewhere")
+    await trio.sleep(HEARTBEAT)
+    beat, *more = client.take()
+    assert (beat["type"], beat["id"]) == ("HEARTBEAT", "0.e.2")
+    assert more == []
+    await trio.sleep(HEARTBEAT)
+    assert [beat["id"] for beat in client.take()] == ["0.e.2"] * heartbeat_events
+
+
+async def test_a_heartbeat_does_not_pass_over_what_still_waits(
+    parts, open_websocket, autojump_clock, monkeypatch
+):
+    client = await open_websocket(channels=("x",), heartbeat_events=True)
+    client.take()
+    read, may_read = parts.engine.history, trio.Event()
+
+    async def history(*names, **bounds):
+        await may_read.wait()
+        return await read(*names, **bounds)
+
+    monkeypatch.setattr(parts.engine, "history", history)
+    await client.send({"type": "subscribe", "id": 1, "channel": "y", "cursor": "0.e.0"})
+    await parts.publish("x")
+    await trio.sleep(HEARTBEAT)
+    (beat,) = client.take()
+    assert (beat["type"], "id" in beat) == ("HEARTBEAT", False)
+    may_read.set()
+    await wait_all_tasks_blocked()
+    assert [message["type"] for message in client.take()] == ["t", "reply"]
 
 
 # What a namespace has switched on.

@@ -44,7 +44,19 @@ def test_an_event_for_one_connection_has_no_cursor():
     )
 
 
+def test_one_that_lies_behind_the_client_tells_its_position_in_place_of_an_id():
+    publication = Publication(Event("T", b"1", "x", WHEN), Position("e", 1), 0)
+    here, behind = (
+        json.loads(envelope.encode_publication(publication, behind=behind))
+        for behind in (False, True)
+    )
+    assert here.pop("id") == behind.pop("position") == "0.e.1"
+    assert here == behind
+
+
 def test_heartbeats_and_errors():
+    told = json.loads(envelope.encode_heartbeat(WHEN, Position("e", 7)))
+    assert (told["type"], told["id"]) == ("HEARTBEAT", "0.e.7")
     assert json.loads(envelope.encode_heartbeat(WHEN)) == {
         "type": "HEARTBEAT",
         "timestamp": WHEN,

@@ -25,6 +25,7 @@ class DeflatedTextFrameEncoder:
     """
 
     namespaces: Namespaces
+    behind: bool = False
 
     def negotiate(self, offers: Iterable[str]) -> str | None:
         """Return the ``Sec-WebSocket-Extensions`` to answer with; None if nothing is agreed.
@@ -34,7 +35,7 @@ class DeflatedTextFrameEncoder:
         return deflate.negotiate(offers)
 
     def encode(self, publication: Publication) -> bytes:
-        text = envelope.encode_publication(publication)
+        text = envelope.encode_publication(publication, behind=self.behind)
         if len(text) >= SHORTEST_TEXT and self._compresses(publication.event.channel):
             compressed = deflate.deflate(text)
             if len(compressed) < len(text):
@@ -42,7 +43,7 @@ class DeflatedTextFrameEncoder:
         return frames.text_frame(text)
 
     def encode_gap(self, publication: Publication) -> bytes:
-        return frames.text_frame(loss_text(publication))
+        return frames.text_frame(loss_text(publication, behind=self.behind))
 
     def join(self, parts: list[bytes]) -> bytes:
         return b"".join(parts)

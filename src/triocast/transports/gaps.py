@@ -15,6 +15,10 @@ def gap_text(gap: Gap) -> bytes:
     return envelope.encode_gap(timestamp(), **attrs.asdict(gap, recurse=False))
 
 
-def loss_text(publication: Publication) -> bytes:
-    """Return the message that tells that this publication was lost by an error of ours."""
-    return gap_text(gap_of(publication))
+def loss_text(publication: Publication, *, behind: bool = False) -> bytes:
+    """Return the message that tells that this publication was lost by an error of ours.
+
+    ``behind`` is as for the envelope of the publication itself.
+    """
+    gap = gap_of(publication)
+    return gap_text(attrs.evolve(gap, resume_at=None) if behind else gap)

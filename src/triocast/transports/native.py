@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import attrs
 import msgspec
 
 from triocast.clock import timestamp
@@ -18,8 +19,13 @@ from triocast.events import (
     parse_channel,
 )
 from triocast.publisher import Idempotency
-from triocast.subscriptions import EVERYTHING, Filter, make_filter
-from triocast.transports.websocket import WebSocketConnection
+from triocast.subscriptions import EVERYTHING, Encoder, Filter, make_filter
+from triocast.transports.deflate import DeflatedTextFrameEncoder
+from triocast.transports.websocket import (
+    TextFrameEncoder,
+    TextMessageEncoder,
+    WebSocketConnection,
+)
 from triocast.wire import cursor, envelope, messages
 
 if TYPE_CHECKING:
@@ -52,11 +58,13 @@ class NativeConnection(WebSocketConnection):
     __slots__ = (
         "_channels",
         "_heartbeat_events",
+        "_is_opening",
         "_joined",
         "_max_json_depth",
         "_most_channels",
         "_outcomes",
         "_publisher",
+        "_stands",
         "_start",
         "_unpublished_bytes",
     )
@@ -91,6 +99,8 @@ class NativeConnection(WebSocketConnection):
         self._most_channels = most_channels
         self._max_json_depth = max_json_depth
         self._heartbeat_events = heartbeat_events
+        self._is_opening = start is not None  # The first backlog is still to be given.
+        self._stands = False  # It was given events, or told a cursor, since it came.
         self._joined: dict[str, None] = {}  # in the order of joining
         # In the order of their messages: what is published together, and answered together.
         self._outcomes: list[_Outcome] = []
@@ -127,13 +137,35 @@ class NativeConnection(WebSocketConnection):
         live = self._hub.accepted
         names = self._hub.subscriptions(self)
         await self._catch_up(self._backlog(names, self._filter, start, live))
+        self._is_opening = False
+        self._stands = True
         at = cursor.encode(Position(live.epoch, self.seq))
         told = {"type": "live", "timestamp": timestamp(), "data": None, "id": at}
         self._push_text(msgspec.json.encode(told))
 
     def _push_heartbeat(self) -> None:
-        if self._heartbeat_events or self._reader is None:
-            self._push_text(envelope.encode_heartbeat(timestamp()))
+        """Push a heartbeat if it is asked for, or tells the client that it stands further on.
+
+        So the cursor of a client that gets no events does not grow old.
+        """
+        at: Position | None = None
+        is_news = False
+        if self._held is None and not self.queued_bytes:
+            written = self._hub.written
+            self._stands = True
+            is_news = written.seq > self.seq
+            self.seq = max(self.seq, written.seq)
+            at = Position(written.epoch, self.seq)
+        if is_news or self._heartbeat_events or self._reader is None:
+            self._push_text(envelope.encode_heartbeat(timestamp(), at))
+
+    def _encoder_behind(self) -> Encoder | None:
+        if not self._stands and not self.events and (self._is_opening or not self._held):
+            return None  # It was told where it stands when it came, and nothing since.
+        assert isinstance(
+            self.encoder, TextFrameEncoder | TextMessageEncoder | DeflatedTextFrameEncoder
+        )
+        return attrs.evolve(self.encoder, behind=True)
 
     # What the client asks.
 
@@ -224,9 +256,17 @@ class NativeConnection(WebSocketConnection):
             self._forget_joined(request.channels)
             self._joined.update(dict.fromkeys(request.channels))
         if request.start is not None:
-            await self._catch_up(self._backlog(request.channels, filter, request.start, live))
-            live = Position(live.epoch, self.seq)
-        return {"channels": request.channels, "cursor": cursor.encode(live)}
+            backlog = self._backlog(request.channels, filter, request.start, live)
+            await self._catch_up(backlog)
+        else:
+            # What other subscriptions still get of the time before comes before this cursor.
+            await self._hub.wait_until_written()
+            self.seq = max(self.seq, live.seq)
+        self._stands = True
+        return {
+            "channels": request.channels,
+            "cursor": cursor.encode(Position(live.epoch, self.seq)),
+        }
 
     def _forget_joined(self, names: Iterable[str]) -> None:
         for name in names:

@@ -54,7 +54,7 @@ _AS_THEY_ARE: Final = _AsTheyAre()
 
 @attrs.frozen
 class PollAnswer:
-    """``envelopes`` are JSON texts, gaps first; ``cursor`` is where the client stands now."""
+    """``envelopes`` are JSON texts; ``cursor`` is where the client stands now."""
 
     envelopes: tuple[bytes, ...]
     cursor: str
@@ -148,10 +148,10 @@ class Poll(Subscriber):
         found: list[bytes] = []
         size = 0
         while (page := await backlog.read()) is not None:
+            found += map(gap_text, page.gaps)
             for publication in page.publications:
                 found.append(hub.encode(TEXT_MESSAGES, publication))
                 size += len(found[-1])
-            found[:0] = map(gap_text, page.gaps)
             if len(found) >= MOST_EVENTS or size >= MOST_BYTES:
                 return found, Position(live.epoch, page.seq)
         return found, live

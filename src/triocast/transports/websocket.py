@@ -42,13 +42,18 @@ MOST_BYTES_AHEAD: Final = 65_536
 
 @attrs.frozen
 class TextFrameEncoder:
-    """Events as whole WebSocket text frames, for streams of our own."""
+    """Events as whole WebSocket text frames, for streams of our own.
+
+    ``behind``, here and below, is as for the envelope.
+    """
+
+    behind: bool = False
 
     def encode(self, publication: Publication) -> bytes:
-        return frames.text_frame(envelope.encode_publication(publication))
+        return frames.text_frame(envelope.encode_publication(publication, behind=self.behind))
 
     def encode_gap(self, publication: Publication) -> bytes:
-        return frames.text_frame(loss_text(publication))
+        return frames.text_frame(loss_text(publication, behind=self.behind))
 
     def join(self, parts: list[bytes]) -> bytes:
         return b"".join(parts)
@@ -58,11 +63,13 @@ class TextFrameEncoder:
 class TextMessageEncoder:
     """Events as texts: messages for ASGI servers, which make the frames, and parts of answers."""
 
+    behind: bool = False
+
     def encode(self, publication: Publication) -> bytes:
-        return envelope.encode_publication(publication)
+        return envelope.encode_publication(publication, behind=self.behind)
 
     def encode_gap(self, publication: Publication) -> bytes:
-        return loss_text(publication)
+        return loss_text(publication, behind=self.behind)
 
     def join(self, parts: list[bytes]) -> bytes:
         return b""  # Messages stay apart; nobody asks for the joined form of this encoder.

@@ -14,10 +14,12 @@ _encode = msgspec.json.encode
 HEARTBEAT: Final = EventType.HEARTBEAT.value
 
 
-def encode_publication(publication: Publication) -> bytes:
+def encode_publication(publication: Publication, *, behind: bool = False) -> bytes:
     """Return the envelope of an event: one line of JSON in UTF-8.
 
-    Events to one connection (``$conn:<id>``) carry no ``id``: they cannot be resumed.
+    Events to one connection (``$conn:<id>``) carry no ``id``: they cannot be resumed. ``behind``
+    is for a connection that stands further on already: it is told the event's ``position``, and no
+    ``id``, by which it would go back.
     """
     event = publication.event
     parts = [
@@ -41,12 +43,15 @@ def encode_publication(publication: Publication) -> bytes:
     if is_connection_channel(event.channel):
         parts.append(b"}")
     else:
-        parts += (b',"id":"', cursor.encode(publication.position).encode(), b'"}')
+        name = b',"position":"' if behind else b',"id":"'
+        parts += (name, cursor.encode(publication.position).encode(), b'"}')
     return b"".join(parts)
 
 
-def encode_heartbeat(timestamp: str) -> bytes:
-    return b'{"type":"HEARTBEAT","timestamp":"%s","data":null}' % timestamp.encode()
+def encode_heartbeat(timestamp: str, at: Position | None = None) -> bytes:
+    """Return a heartbeat; ``at`` is where the client stands, if that is known."""
+    id = b"" if at is None else b',"id":"%s"' % cursor.encode(at).encode()
+    return b'{"type":"HEARTBEAT","timestamp":"%s","data":null%s}' % (timestamp.encode(), id)
 
 
 def encode_gap(
@@ -56,17 +61,22 @@ def encode_gap(
     channels: Sequence[str],
     start: Position | None,
     end: Position,
-    resume_at: Position,
+    resume_at: Position | None,
 ) -> bytes:
-    """Return the event that says what a client does not get; ``id`` is where it goes on from."""
+    """Return the event that says what a client does not get; ``id`` is where it goes on from.
+
+    Without ``resume_at`` it has none.
+    """
     gap = {
         "reason": reason,
         "channels": channels,
         "from": None if start is None else cursor.encode(start),
         "to": cursor.encode(end),
     }
-    id = cursor.encode(resume_at)
-    return _encode({"type": "gap", "timestamp": timestamp, "data": gap, "id": id})
+    told: dict[str, object] = {"type": "gap", "timestamp": timestamp, "data": gap}
+    if resume_at is not None:
+        told["id"] = cursor.encode(resume_at)
+    return _encode(told)
 
 
 def encode_error(timestamp: str, error: dict[str, object]) -> bytes:
