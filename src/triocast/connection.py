@@ -161,7 +161,7 @@ class Connection(Subscriber):
     def _gap_frame(self, gap: Gap) -> bytes:
         """Return the frame that tells of a gap."""
 
-    def _encoder_behind(self) -> Encoder | None:
+    def _encoder_behind(self, stands: Position) -> Encoder | None:
         """Return the encoder of events that lie before where this client stands already.
 
         None while it stands nowhere yet, and may be told to stand where its backlog does.
@@ -403,19 +403,19 @@ class Connection(Subscriber):
         Goes no faster than the client takes it. One whose held events outgrow its outbox is let
         go; it comes back with the cursor of what it got.
         """
-        held, stood = self._held, self.seq
+        held, stands = self._held, Position(backlog.live.epoch, self.seq)
         assert held is not None
         # What earlier subscriptions still get of the time before this one is held by then.
         await self._hub.wait_until_written()
-        behind = self._encoder_behind()
+        behind = self._encoder_behind(stands)
         while (page := await self._read(backlog)) is not None:
             for gap in page.gaps:
-                told = gap if behind is None else attrs.evolve(gap, resume_at=None)
+                told = gap if behind is None else attrs.evolve(gap, resume_at=stands)
                 self.push(self._gap_frame(told))
             missed = [
                 Entry(self._hub.encode(encoder, p), p)
                 for p in page.publications
-                for encoder in [behind if behind and p.seq <= stood else self.encoder]
+                for encoder in [behind if behind and p.seq <= stands.seq else self.encoder]
             ]
             await self._give_in_order([*held.take_until(page.seq), *missed], all_is_read=False)
         while held:

@@ -58,15 +58,14 @@ class Gap:
     """Something between ``start`` and ``end`` is not given for these channels and patterns.
 
     ``start`` is where the client stood, None if that is of another server. ``resume_at`` is what
-    it comes back with: where it stood as long as other channels are still replayed from there, and
-    None where this does not tell where the whole connection stands.
+    it comes back with: where it stood as long as other channels are still replayed from there.
     """
 
     reason: GapReason
     channels: tuple[str, ...]
     start: Position | None
     end: Position
-    resume_at: Position | None
+    resume_at: Position
 
 
 def gap_of(publication: Publication) -> Gap:

@@ -54,7 +54,7 @@ async def parts(nursery):
     engine = MemoryEngine(
         epoch="e",
         history_events=10,
-        history_bytes=100_000,
+        history_bytes=1_000_000,
         debounce=Debounce(0, {"fast": WINDOW}),
     )
     hub = Hub(inbox_bytes=1_000_000, head=engine.head)

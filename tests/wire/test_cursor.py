@@ -67,3 +67,11 @@ def test_whatever_is_taken_was_written_here(text):
 def test_what_this_server_never_wrote_is_refused(text):
     with pytest.raises(InvalidCursor):
         cursor.decode(text)
+
+
+def test_a_cursor_that_names_an_event_from_before_stands_where_the_client_does():
+    stands, position = Position("e", 9), Position("e", 7)
+    text = cursor.encode_behind(stands, position)
+    first, named = cursor.decode(text)
+    assert (first.shard, first.position, named.position) == (0, stands, position)
+    assert text != cursor.encode_behind(stands, Position("e", 8))

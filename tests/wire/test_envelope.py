@@ -4,6 +4,7 @@ import json
 
 from triocast.events import Event, Position, Publication
 from triocast.wire import envelope
+from triocast.wire.start import parse_cursor
 
 WHEN = "2026-01-31T12:00:00.123Z"
 
@@ -44,13 +45,14 @@ def test_an_event_for_one_connection_has_no_cursor():
     )
 
 
-def test_one_that_lies_behind_the_client_tells_its_position_in_place_of_an_id():
+def test_one_that_lies_behind_the_client_does_not_take_it_back():
     publication = Publication(Event("T", b"1", "x", WHEN), Position("e", 1), 0)
     here, behind = (
         json.loads(envelope.encode_publication(publication, behind=behind))
-        for behind in (False, True)
+        for behind in (None, Position("e", 9))
     )
     assert here.pop("id") == behind.pop("position") == "0.e.1"
+    assert parse_cursor(behind.pop("id")).position == Position("e", 9)
     assert here == behind
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import attrs
 
-from triocast.events import Publication
+from triocast.events import Position, Publication
 from triocast.settings import Namespaces
 from triocast.transports.gaps import loss_text
 from triocast.wire import deflate, envelope
@@ -25,7 +25,7 @@ class DeflatedTextFrameEncoder:
     """
 
     namespaces: Namespaces
-    behind: bool = False
+    behind: Position | None = None
 
     def negotiate(self, offers: Iterable[str]) -> str | None:
         """Return the ``Sec-WebSocket-Extensions`` to answer with; None if nothing is agreed.

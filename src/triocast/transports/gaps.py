@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from triocast.clock import timestamp
-from triocast.events import Publication
+from triocast.events import Position, Publication
 from triocast.resume import Gap, gap_of
 from triocast.wire import envelope
 
@@ -15,10 +15,10 @@ def gap_text(gap: Gap) -> bytes:
     return envelope.encode_gap(timestamp(), **attrs.asdict(gap, recurse=False))
 
 
-def loss_text(publication: Publication, *, behind: bool = False) -> bytes:
+def loss_text(publication: Publication, *, behind: Position | None = None) -> bytes:
     """Return the message that tells that this publication was lost by an error of ours.
 
     ``behind`` is as for the envelope of the publication itself.
     """
     gap = gap_of(publication)
-    return gap_text(attrs.evolve(gap, resume_at=None) if behind else gap)
+    return gap_text(gap if behind is None else attrs.evolve(gap, resume_at=behind))

@@ -159,13 +159,13 @@ class NativeConnection(WebSocketConnection):
         if is_news or self._heartbeat_events or self._reader is None:
             self._push_text(envelope.encode_heartbeat(timestamp(), at))
 
-    def _encoder_behind(self) -> Encoder | None:
+    def _encoder_behind(self, stands: Position) -> Encoder | None:
         if not self._stands and not self.events and (self._is_opening or not self._held):
             return None  # It was told where it stands when it came, and nothing since.
         assert isinstance(
             self.encoder, TextFrameEncoder | TextMessageEncoder | DeflatedTextFrameEncoder
         )
-        return attrs.evolve(self.encoder, behind=True)
+        return attrs.evolve(self.encoder, behind=stands)
 
     # What the client asks.
 

@@ -50,8 +50,7 @@ class SSEEncoder:
     def gap_frame(self, gap: Gap) -> bytes:
         """Return the block that tells of a gap."""
         event = "gap" if self.named else None
-        id = None if gap.resume_at is None else cursor.encode(gap.resume_at)
-        block = sse.block(id=id, event=event, data=gap_text(gap))
+        block = sse.block(id=cursor.encode(gap.resume_at), event=event, data=gap_text(gap))
         return sse.chunk(block) if self.chunked else block
 
     def join(self, frames: list[bytes]) -> bytes:

@@ -14,7 +14,7 @@ import trio
 from triocast.clock import timestamp
 from triocast.connection import Connection
 from triocast.errors import EndReason
-from triocast.events import Publication
+from triocast.events import Position, Publication
 from triocast.resume import Gap
 from triocast.transports.deflate import DeflatedTextFrameEncoder
 from triocast.transports.gaps import gap_text, loss_text
@@ -47,7 +47,7 @@ class TextFrameEncoder:
     ``behind``, here and below, is as for the envelope.
     """
 
-    behind: bool = False
+    behind: Position | None = None
 
     def encode(self, publication: Publication) -> bytes:
         return frames.text_frame(envelope.encode_publication(publication, behind=self.behind))
@@ -63,7 +63,7 @@ class TextFrameEncoder:
 class TextMessageEncoder:
     """Events as texts: messages for ASGI servers, which make the frames, and parts of answers."""
 
-    behind: bool = False
+    behind: Position | None = None
 
     def encode(self, publication: Publication) -> bytes:
         return envelope.encode_publication(publication, behind=self.behind)

@@ -21,6 +21,8 @@ LONGEST: Final = 1024
 
 MOST_SHARDS: Final = 64
 
+_NAMED: Final = 9_999
+
 _ELEMENT = re.compile(r"(0|[1-9][0-9]{0,3})\.([A-Za-z0-9_-]{1,32})\.(0|[1-9][0-9]{0,18})")
 
 
@@ -35,6 +37,14 @@ class ShardPosition:
 def encode(position: Position) -> str:
     """Return the cursor of a position in the only shard, 0."""
     return f"0.{position.epoch}.{position.seq}"
+
+
+def encode_behind(stands: Position, position: Position) -> str:
+    """Return a cursor of where a client stands that names an event from before that, too.
+
+    So each such event has an ``id`` of its own; `_NAMED` is no shard, and nobody resumes there.
+    """
+    return encode_all([ShardPosition(0, stands), ShardPosition(_NAMED, position)])
 
 
 def encode_all(positions: Sequence[ShardPosition]) -> str:

@@ -14,12 +14,12 @@ _encode = msgspec.json.encode
 HEARTBEAT: Final = EventType.HEARTBEAT.value
 
 
-def encode_publication(publication: Publication, *, behind: bool = False) -> bytes:
+def encode_publication(publication: Publication, *, behind: Position | None = None) -> bytes:
     """Return the envelope of an event: one line of JSON in UTF-8.
 
     Events to one connection (``$conn:<id>``) carry no ``id``: they cannot be resumed. ``behind``
-    is for a connection that stands further on already: it is told the event's ``position``, and no
-    ``id``, by which it would go back.
+    is where a connection stands that is further on already: the ``id`` does not take it back, and
+    ``position`` is the event's own.
     """
     event = publication.event
     parts = [
@@ -43,8 +43,11 @@ def encode_publication(publication: Publication, *, behind: bool = False) -> byt
     if is_connection_channel(event.channel):
         parts.append(b"}")
     else:
-        name = b',"position":"' if behind else b',"id":"'
-        parts += (name, cursor.encode(publication.position).encode(), b'"}')
+        id = at = cursor.encode(publication.position)
+        if behind is not None:
+            parts += (b',"position":"', at.encode(), b'"')
+            id = cursor.encode_behind(behind, publication.position)
+        parts += (b',"id":"', id.encode(), b'"}')
     return b"".join(parts)
 
 
@@ -61,22 +64,17 @@ def encode_gap(
     channels: Sequence[str],
     start: Position | None,
     end: Position,
-    resume_at: Position | None,
+    resume_at: Position,
 ) -> bytes:
-    """Return the event that says what a client does not get; ``id`` is where it goes on from.
-
-    Without ``resume_at`` it has none.
-    """
+    """Return the event that says what a client does not get; ``id`` is where it goes on from."""
     gap = {
         "reason": reason,
         "channels": channels,
         "from": None if start is None else cursor.encode(start),
         "to": cursor.encode(end),
     }
-    told: dict[str, object] = {"type": "gap", "timestamp": timestamp, "data": gap}
-    if resume_at is not None:
-        told["id"] = cursor.encode(resume_at)
-    return _encode(told)
+    id = cursor.encode(resume_at)
+    return _encode({"type": "gap", "timestamp": timestamp, "data": gap, "id": id})
 
 
 def encode_error(timestamp: str, error: dict[str, object]) -> bytes:
