@@ -409,3 +409,77 @@ def test_the_log_level_is_kept(run, served, monkeypatch):
     output = log_with(run, monkeypatch, "--log-level", "error")
     assert "you" not in output
     assert "failed" in output
+
+
+NOBODY = """
+import pwd
+def nobody(*_):
+    raise KeyError("nobody")
+pwd.getpwuid = pwd.getpwnam = nobody
+"""
+"""Makes the user one whom the machine does not know, as those of containers often are."""
+
+PROGRAM = """
+import os, runpy, sys
+os.chdir(sys.argv.pop(1))
+if sys.argv[1] == "gone":
+    os.rmdir(os.getcwd())
+sys.argv[1:2] = []
+if sys.argv[1:] == ["import"]:
+    import triocast, triocast.client, triocast.server, triocast.settings, triocast.web
+else:
+    runpy.run_module("triocast", run_name="__main__", alter_sys=True)
+"""
+
+SURROUNDINGS = {
+    "no home": (NOBODY, {}),
+    "no folder": (NOBODY, {"FOLDER": "gone"}),
+    "empty variables": (NOBODY, {"HOME": "", "XDG_DATA_HOME": "", "LANG": ""}),
+    "other bytes": ("", {"HOME": "/\udcff", "XDG_DATA_HOME": "/\udcfe", "X\udcff": "\udcff"}),
+    "no locale": ("", {"HOME": "/", "LC_ALL": "nowhere", "PYTHONIOENCODING": "ascii:strict"}),
+    "strict output": ("", {"HOME": "/\udcff", "PYTHONIOENCODING": "utf-8:strict"}),
+}
+
+
+@pytest.mark.parametrize("surroundings", SURROUNDINGS)
+@pytest.mark.parametrize(
+    "command", [["import"], ["--help"], ["serve", "-h"], ["config", "--engine", "memory://"]]
+)
+def test_it_needs_nothing_of_its_surroundings(tmp_path, surroundings, command):
+    preamble, environ = SURROUNDINGS[surroundings]
+    keep = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", preamble + PROGRAM, folder, environ.get("FOLDER", ""), *command],
+        env=keep | environ,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_without_a_home_a_server_has_to_be_told_where_the_events_are(run, served, monkeypatch):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("triocast.cli.Path.home", nowhere)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    for command in (["serve"], ["config"], ["backup", "x"]):
+        done = run(*command)
+        assert done.exit_code == 2
+        assert "no home folder is known" in done.output
+        assert "TRIOCAST_ENGINE" in done.output
+    assert run("serve", TRIOCAST_ENGINE="memory://").exit_code == 0
+    assert run("serve", XDG_DATA_HOME="/data").exit_code == 0
+    assert [settings.engine for settings in served] == [
+        "memory://",
+        "sqlite:////data/triocast/events.db",
+    ]
+    assert run("token", "--sub", "ann", TRIOCAST_TOKEN_KEY=KEY).exit_code == 0
+
+
+def test_a_relative_data_folder_is_passed_over(run):
+    done = run("config", XDG_DATA_HOME="data", HOME="/home/ann")
+    assert 'engine = "sqlite:////home/ann/.local' in done.output

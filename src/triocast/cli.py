@@ -36,6 +36,9 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 WRONG_SETTINGS: Final = 2
 CANNOT_LISTEN: Final = 1
+EMBEDDED_ENGINE: Final = "sqlite:///~/.local/share/triocast/events.db"
+"""The engine of a server that nobody configured, for people; see `_embedded_engine`."""
+
 LONGEST_TTL: Final = 10 * 366 * 86_400
 
 log = logging.getLogger("triocast.cli")
@@ -75,29 +78,44 @@ def _option(name: str, setting: Setting) -> Callable[[_Command], _Command]:
         state = "on" if default else "off"
         return click.option(pair, name, default=None, help=f"{help}  [{state}]")
     if name == "engine":
-        help += f"  [{_embedded_engine()}]"
+        help += f"  [{EMBEDDED_ENGINE}]"
     elif default is not None and default not in ((), Namespaces()):
         help += f"  [{default}]"
     return click.option(flag, name, metavar=setting.kind.metavar, help=help)
 
 
-def _load(config_file: Path | None, options: dict[str, Any]) -> LoadedSettings:
+def _load(
+    config_file: Path | None, options: dict[str, Any], *, needs_engine: bool = True
+) -> LoadedSettings:
     given = {name: value for name, value in options.items() if value is not None}
+    engine = _embedded_engine()
+    defaults = {} if engine is None else {"engine": engine}
     try:
-        return load_settings(
-            config_file=config_file, overrides=given, defaults={"engine": _embedded_engine()}
-        )
+        loaded = load_settings(config_file=config_file, overrides=given, defaults=defaults)
     except SettingsError as error:
         _give_up(str(error), WRONG_SETTINGS)
+    if needs_engine and engine is None and loaded.sources["engine"] == "default":
+        _give_up(
+            "there is no place for the events: no home folder is known for this user.\n"
+            "    Fix: set TRIOCAST_ENGINE, or engine in a file, to sqlite:///FILE",
+            WRONG_SETTINGS,
+        )
+    return loaded
 
 
-def _embedded_engine() -> str:
+def _embedded_engine() -> str | None:
     """Return the engine of a server that nobody configured: a file in the user's data folder.
 
-    Where that is says the XDG Base Directory Specification.
+    None if no such folder is known. Its location follows the XDG Base Directory Specification,
+    which says to ignore relative paths.
     """
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return f"sqlite:///{Path(data) / 'triocast' / 'events.db'}"
+    data = Path(os.environ.get("XDG_DATA_HOME", ""))
+    if not data.is_absolute():
+        try:
+            data = Path.home() / ".local" / "share"
+        except RuntimeError:
+            return None
+    return f"sqlite:///{data / 'triocast' / 'events.db'}"
 
 
 def _give_up(message: str, exit_code: int) -> NoReturn:
@@ -282,7 +300,7 @@ def token(
         grant["rooms"] = [_room(pattern, rights) for pattern in room]
     if admin:
         grant["admin"] = True
-    settings = _load(config_file, {}).settings
+    settings = _load(config_file, {}, needs_engine=False).settings
     if settings.token_key is None:
         _give_up(
             "there is no token_key to sign with.\n"

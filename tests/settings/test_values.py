@@ -248,3 +248,14 @@ def test_what_python_writes_is_read_back_from_text(whole, seconds, flag, items):
     assert SECONDS.read(seconds) == seconds
     assert SECONDS.read(f"{seconds:.20f}") == pytest.approx(seconds)
     assert LIST.read(items) == tuple(stripped for item in items if (stripped := item.strip()))
+
+
+@pytest.mark.parametrize("kind", [TEXT, OPTIONAL_TEXT, SECRET, FILE, LIST])
+def test_text_that_is_not_utf_8_is_refused(kind):
+    with pytest.raises(UnreadableValue, match="not UTF-8") as caught:
+        kind.read("a\udcff")
+    assert "udcff" not in str(caught.value)
+
+
+def test_any_path_can_be_written():
+    assert write_value(Path("/a\udcff")) == '"/a\\udcff"'

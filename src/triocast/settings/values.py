@@ -86,10 +86,19 @@ def _refuse_nothing(raw: object) -> None:
         raise UnreadableValue("is empty", "give it a value, or leave it out")
 
 
+def _refuse_other_bytes(text: str) -> None:
+    """Refuse what Python makes of bytes in the environment that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UnreadableValue("is not UTF-8", "write it in UTF-8") from None
+
+
 def _read_text(raw: object) -> str:
     _refuse_nothing(raw)
     if not isinstance(raw, str):
         raise UnreadableValue("is not text", "put the value in quotation marks")
+    _refuse_other_bytes(raw)
     return raw.strip()
 
 
@@ -162,6 +171,8 @@ def _read_list(raw: object) -> tuple[str, ...]:
         raise UnreadableValue(
             f"{raw!r} is not a list of texts", "give a list, or texts with commas between them"
         )
+    for item in raw:
+        _refuse_other_bytes(item)
     return tuple(stripped for item in raw if (stripped := item.strip()))
 
 
@@ -229,7 +240,8 @@ def write_value(value: Any) -> str:
         )
         return "{" + ", ".join(entries) + "}"
     # TOML's basic strings have JSON's escapes, and \u007f must be escaped in TOML only
-    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+    text = json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+    return text.encode(errors="backslashreplace").decode()  # a path can have any bytes
 
 
 def write_key(key: str) -> str:
