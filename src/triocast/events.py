@@ -243,6 +243,11 @@ def pattern_scope(pattern: str) -> tuple[str | None, str]:
     return (prefix.partition(":")[0] if ":" in prefix else "default"), prefix
 
 
+def is_whole(namespace: str, prefix: str) -> bool:
+    """Say whether all channels of a namespace have names that begin with this."""
+    return not prefix or prefix == f"{namespace}:"
+
+
 def pattern_covers(pattern: str, name: str) -> bool:
     """Say whether every channel of ``name``, itself a channel or a pattern, is in ``pattern``."""
     if pattern == name or not is_pattern(name):

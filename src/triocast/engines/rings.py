@@ -17,7 +17,15 @@ import attrs
 from triocast.engines.names import Names
 from triocast.engines.order import SEQ, Order, Queue, merge
 from triocast.engines.retention import Keep, Retention
-from triocast.events import Event, Position, Publication, is_pattern, namespace_of, pattern_scope
+from triocast.events import (
+    Event,
+    Position,
+    Publication,
+    is_pattern,
+    is_whole,
+    namespace_of,
+    pattern_scope,
+)
 
 EVENT_OVERHEAD: Final = 600
 """Bytes that a kept event costs beyond its data (measured: objects, ring, strings)."""
@@ -288,11 +296,6 @@ class Rings:
             return chain.from_iterable(names.starting_with("") for names in others)
         namespace = self._namespaces.get(scope)
         return () if namespace is None else namespace.names.starting_with(prefix)
-
-
-def is_whole(scope: str, prefix: str) -> bool:
-    """Say whether all channels of a namespace begin with this."""
-    return not prefix or prefix == f"{scope}:"
 
 
 def _range(kept: Queue | Order, after: int, before: int, newest: bool) -> Iterator[Publication]:

@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 import attrs
 import trio
 
-from triocast.errors import InternalError, OutcomeUnknown, TriocastError, Unavailable
+from triocast.errors import InternalError, OutcomeUnknown, Unavailable
 
 PATIENCE_SECONDS: Final = 10.0
 """How long a caller waits for a job that was begun."""
@@ -87,21 +87,11 @@ class Job(Generic[W]):
 
 
 class JobQueue(Generic[W]):
-    """Jobs that wait for their worker. Bounded in bytes: at the bound, callers wait.
+    """Jobs that wait for their worker. Bounded in bytes: at the bound, callers wait."""
 
-    ``overdue`` makes the error for a job that was begun and is not done in time.
-    """
-
-    def __init__(
-        self,
-        *,
-        max_bytes: int,
-        batch_bytes: int,
-        overdue: Callable[[str], TriocastError] = OutcomeUnknown.because,
-    ) -> None:
+    def __init__(self, *, max_bytes: int, batch_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._batch_bytes = batch_bytes
-        self._overdue = overdue
         self._waiting: deque[Job[W]] = deque()
         self._size = 0
         self._filled = trio.Event()
@@ -113,8 +103,8 @@ class JobQueue(Generic[W]):
 
         A caller that is cancelled before its job is begun takes it back: then nothing happens.
         After that it is waited for, ``patience_seconds`` at the most, and the result is returned in
-        spite of the cancellation, which is due at the next checkpoint. Raises the queue's
-        ``overdue`` error when that time is over, and Unavailable if the worker has ended.
+        spite of the cancellation, which is due at the next checkpoint. Raises OutcomeUnknown when
+        that time is over, and Unavailable if the worker has ended.
         """
         await self._wait_for_room()
         job = Job(work, size)
@@ -131,7 +121,8 @@ class JobQueue(Generic[W]):
         try:
             return await job.outcome(patience_seconds)
         except trio.TooSlowError:
-            raise self._overdue(f"the store did not answer for {patience_seconds:g} s") from None
+            fault = f"the store did not answer for {patience_seconds:g} s"
+            raise OutcomeUnknown.because(fault) from None
 
     async def _wait_for_room(self) -> None:
         while self._size >= self._max_bytes and self._closed is None:

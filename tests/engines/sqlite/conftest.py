@@ -66,7 +66,8 @@ class Tables:
             keep_records=True,
             now=0.0,
         )
-        publications = batch.publish(events)
+        batch.check(events)
+        publications = tuple(batch.accept(event) for event in events)
         store.append(self.db, batch.changes)
         batch.settle()
         self.head, self.revision = Position("e", batch.seq), batch.revision

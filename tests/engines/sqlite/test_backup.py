@@ -22,7 +22,7 @@ TIME = "2026-01-01T00:00:00.000Z"
 
 def row(n, data, channel=1):
     event = Event(type="t", data=data, channel="a", timestamp=TIME)
-    return row_of(Publication(event, Position("e", n), n - 1), channel)
+    return row_of(Publication(event, Position("e", n), n - 1), channel, 1)
 
 
 @contextmanager

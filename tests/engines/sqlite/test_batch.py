@@ -32,6 +32,11 @@ def once(key="k", digest=b"1"):
     return Once("ann", key, 0, digest)
 
 
+def publish(batch, events):
+    batch.check(events)
+    return tuple(batch.accept(event) for event in events)
+
+
 @pytest.fixture
 def channels():
     """Return one channel, "a", whose last event was 4; it keeps 2 events of 700 bytes."""
@@ -69,7 +74,7 @@ def state(channels):
 class TestPositions:
     def test_they_follow_the_head_and_prev_follows_the_channel(self, new_batch, channels):
         batch = new_batch()
-        published = batch.publish([event(c) for c in ("a", "n:b", "a", "c", "n:b")])
+        published = publish(batch, [event(c) for c in ("a", "n:b", "a", "c", "n:b")])
         assert [p.position for p in published] == [Position("e", seq) for seq in range(11, 16)]
         assert [p.prev for p in published] == [4, 5, 11, 0, 12]
         assert batch.publications == list(published)
@@ -79,19 +84,19 @@ class TestPositions:
         names = {channel.id: channel.name for channel in channels.by_id.values()}
         assert [names[row[1]] for row in changes.rows] == ["a", "n:b", "a", "c", "n:b"]
         assert list(changes.rows) == [
-            row_of(p, channels.get(p.event.channel).id) for p in published
+            row_of(p, (c := channels.get(p.event.channel)).id, c.namespace) for p in published
         ]
 
     def test_a_later_publish_continues_from_an_earlier_one(self, new_batch):
         batch = new_batch()
-        (first,) = batch.publish([event("c")])
-        (second,) = batch.publish([event("c")])
+        (first,) = publish(batch, [event("c")])
+        (second,) = publish(batch, [event("c")])
         assert (second.seq, second.prev) == (first.seq + 1, first.seq)
         assert len(batch.changes.channels) == 1
 
     def test_channels_count_their_new_events(self, new_batch, channels):
         batch = new_batch()
-        batch.publish([event(data=b"123"), event("c"), event(), event("$conn:x")])
+        publish(batch, [event(data=b"123"), event("c"), event(), event("$conn:x")])
         assert batch.settle() == [channels.get("a"), channels.get("c")]
         known = channels.get("a")
         assert (known.last, known.count) == (13, 4)
@@ -99,7 +104,7 @@ class TestPositions:
 
     def test_an_event_for_one_connection_has_a_position_but_is_not_kept(self, new_batch, channels):
         batch = new_batch()
-        published = batch.publish([event("$conn:x"), event("$conn:x")])
+        published = publish(batch, [event("$conn:x"), event("$conn:x")])
         assert [(p.seq, p.prev) for p in published] == [(11, 0), (12, 0)]
         assert batch.publications == list(published)
         assert (batch.changes.seq, batch.changes.rows, batch.changes.channels) == (12, [], [])
@@ -109,10 +114,10 @@ class TestPositions:
     def test_undoing_restores_the_channels(self, new_batch, channels):
         before = state(channels)
         batch = new_batch()
-        batch.publish([event("a"), event("c"), event("a"), event("$conn:x")])
+        publish(batch, [event("a"), event("c"), event("a"), event("$conn:x")])
         batch.undo()
         assert state(channels) == before
-        (again,) = new_batch().publish([event("a")])
+        (again,) = publish(new_batch(), [event("a")])
         assert (again.seq, again.prev) == (11, 4)
 
 
@@ -120,15 +125,15 @@ class TestRecords:
     def test_what_is_known_is_answered_and_not_accepted(self, new_batch):
         known = Known(0, Usage(), {("ann", "k", 0): Record(b"1", 3, 2, "e")})
         batch = new_batch(known)
-        (answer,) = batch.publish([event(once=once())])
+        (answer,) = publish(batch, [event(once=once())])
         assert (answer.position, answer.event.version) == (Position("e", 3), 2)
         assert batch.is_empty
         assert batch.changes.records == []
 
     def test_a_key_is_known_within_its_own_batch(self, new_batch):
         batch = new_batch()
-        (first,) = batch.publish([event(once=once())])
-        again, other = batch.publish([event(once=once()), event(once=once("l"))])
+        (first,) = publish(batch, [event(once=once())])
+        again, other = publish(batch, [event(once=once()), event(once=once("l"))])
         assert (again.position, other.seq) == (first.position, first.seq + 1)
         assert len(batch.publications) == len(batch.changes.records) == 2
 
@@ -144,12 +149,12 @@ class TestRecords:
         records = {("ann", f"{i}", 0): Record(b"1", i, epoch="e") for i in range(3)}
         batch = new_batch(Known(0, Usage(), records=Table(records)))
         for key in ("0", "new", "2"):
-            batch.publish([event(once=once(key))])
+            publish(batch, [event(once=once(key))])
         assert [p.event.once.key for p in batch.publications] == ["new"]
 
     def test_no_records_are_kept_if_idempotency_is_off(self, new_batch):
         batch = new_batch(keep_records=False)
-        published = [batch.publish([event(once=once())]) for _ in range(2)]
+        published = [publish(batch, [event(once=once())]) for _ in range(2)]
         assert [p.seq for (p,) in published] == [11, 12]
         assert batch.changes.records == []
 
@@ -159,7 +164,9 @@ class TestDocuments:
         batch = new_batch(
             Known(7, Usage(documents=1, document_bytes=9), documents={("d", "k"): Standing(3, 9)})
         )
-        published = batch.publish([put("k", b"2", condition=at(3)), put("l", user="ann"), put("k")])
+        published = publish(
+            batch, [put("k", b"2", condition=at(3)), put("l", user="ann"), put("k")]
+        )
         assert [p.event.version for p in published] == [8, 9, 10]
         assert {p.event.write for p in published} == {None}
         assert batch.changes.documents == {
@@ -170,49 +177,49 @@ class TestDocuments:
 
     def test_a_later_write_sees_an_earlier_one(self, new_batch):
         batch = new_batch()
-        batch.publish([put("k", condition=ABSENT)])
+        publish(batch, [put("k", condition=ABSENT)])
         with pytest.raises(VersionConflict):
-            batch.publish([put("k", condition=ABSENT)])
-        batch.publish([put("k", None, condition=at(1))])
+            publish(batch, [put("k", condition=ABSENT)])
+        publish(batch, [put("k", None, condition=at(1))])
         assert batch.changes.documents == {("d", "k"): None}
         assert (batch.added.documents, batch.added.document_bytes) == (0, 0)
-        (again,) = batch.publish([put("k", condition=ABSENT)])
+        (again,) = publish(batch, [put("k", condition=ABSENT)])
         assert again.event.version == 3
 
     def test_documents_in_the_servers_own_channels_do_not_count(self, new_batch):
         batch = new_batch(max_documents=1)
-        batch.publish([put("k", channel="$x:d"), put("l", channel="$x:d"), put("k")])
+        publish(batch, [put("k", channel="$x:d"), put("l", channel="$x:d"), put("k")])
         assert batch.added.documents == 1
         with pytest.raises(TooManyDocuments):
-            batch.publish([put("l")])
+            publish(batch, [put("l")])
 
 
 class TestUsage:
     def test_each_kind_is_counted_by_itself(self, new_batch):
         batch = new_batch()
-        batch.publish([event(data=b"12"), event("$conn:x"), event(once=once())])
+        publish(batch, [event(data=b"12"), event("$conn:x"), event(once=once())])
         assert batch.added == Usage(
             events=2, event_bytes=3 + 2 * ROW_OVERHEAD, records=1, record_bytes=4 + RECORD_OVERHEAD
         )
-        batch.publish([put("k", b"123"), put("k", b"1"), put("l"), put("l", None)])
+        publish(batch, [put("k", b"123"), put("k", b"1"), put("l"), put("l", None)])
         size = len("dk1") + DOCUMENT_OVERHEAD
         assert (batch.added.documents, batch.added.document_bytes) == (1, size)
         assert batch.added.events == 6
 
     def test_a_record_in_place_of_an_old_one_is_no_more(self, new_batch):
         batch = new_batch(Known(0, Usage(), expired={("ann", "k", 0)}))
-        batch.publish([event(once=once())])
+        publish(batch, [event(once=once())])
         assert batch.added.records == 0
 
     def test_documents_are_bounded_in_bytes(self, new_batch):
         size = len("dk123") + DOCUMENT_OVERHEAD
         batch = new_batch(document_bytes=2 * size)
-        batch.publish([put("k", b"123"), put("l", b"123")])
+        publish(batch, [put("k", b"123"), put("l", b"123")])
         for refused in (put("k", b"1234"), put("m", b"")):
             with pytest.raises(TooManyDocuments, match="documents_bytes"):
-                batch.publish([refused])
-        batch.publish([put("k", b"12"), put("l", b"1234")])
-        batch.publish([put("k", None), put("m", b"1")])
+                publish(batch, [refused])
+        publish(batch, [put("k", b"12"), put("l", b"1234")])
+        publish(batch, [put("k", None), put("m", b"1")])
 
 
 @pytest.mark.parametrize(
@@ -231,11 +238,11 @@ def test_a_refused_publish_changes_nothing(new_batch, channels, last, error):
     )
     before = state(channels)
     with pytest.raises(error):
-        batch.publish([event("a"), put("l", once=once("other")), last])
+        publish(batch, [event("a"), put("l", once=once("other")), last])
     assert batch.is_empty
     assert state(channels) == before
     assert (batch.seq, batch.revision, batch.added) == (10, 1, Usage())
-    (accepted,) = batch.publish([put("l", condition=ABSENT)])
+    (accepted,) = publish(batch, [put("l", condition=ABSENT)])
     assert (accepted.seq, accepted.event.version) == (11, 2)
 
 
@@ -246,7 +253,7 @@ class TestHeld:
 
     def test_a_held_event_has_a_record_but_no_position(self, new_batch):
         batch = new_batch()
-        first, held = batch.publish([event(key="k"), event(data=b"2", key="k", once=once())])
+        first, held = publish(batch, [event(key="k"), event(data=b"2", key="k", once=once())])
         assert isinstance(first, Publication)
         assert held == Pending(event(data=b"2", key="k"))
         assert batch.publications == [first]
@@ -254,18 +261,18 @@ class TestHeld:
         assert (change.removed, change.event) == (None, held.event)
         (record,) = batch.changes.records
         assert record[:5] == ("ann", "k", 0, b"1", 0)
-        (again,) = batch.publish([event(data=b"2", key="k", once=once())])
+        (again,) = publish(batch, [event(data=b"2", key="k", once=once())])
         assert again == held
 
     def test_the_document_of_a_held_event_is_written_at_once(self, new_batch):
         batch = new_batch()
-        _, held = batch.publish([put("k"), put("k", b"2")])
+        _, held = publish(batch, [put("k"), put("k", b"2")])
         assert (held.event.version, held.event.write) == (2, None)
         assert batch.changes.documents["d", "k"].data == b"2"
 
     def test_a_held_event_is_released_when_it_is_due(self, new_batch):
         before = new_batch()
-        before.publish([event(key="k"), event(data=b"2", key="k")])
+        publish(before, [event(key="k"), event(data=b"2", key="k")])
         before.settle()
         early = new_batch(now=159.0)
         early.release()
@@ -277,7 +284,7 @@ class TestHeld:
 
     def test_undoing_a_release_holds_the_event_again(self, new_batch, debounce):
         before = new_batch()
-        before.publish([event(key="k"), event(data=b"2", key="k")])
+        publish(before, [event(key="k"), event(data=b"2", key="k")])
         before.settle()
         batch = new_batch(now=160.0)
         batch.release()

@@ -3,7 +3,7 @@
 import pytest
 
 from triocast.engines.retention import Keep, Retention
-from triocast.engines.sqlite.channels import Channels
+from triocast.engines.sqlite.channels import MAX_SEEKS, Channels, Source
 from triocast.engines.sqlite.rows import Channel
 
 RULES = Retention(Keep(9), {"n": Keep(5)})
@@ -56,19 +56,64 @@ def test_the_floor_of_a_namespace_never_falls(channels):
     assert channels.floor("n:never") == 103
 
 
+SPACES = {"default": 3, "m": 4, "n": 5}
+"""The numbers of namespaces: they are numbered as their channels come, in order."""
+
+
 @pytest.mark.parametrize(
-    ("names", "covered"),
+    ("names", "sources"),
     [
         ([], []),
-        (["a", "nobody", "n:a", "a"], ["a", "n:a"]),
-        (["n:*"], ["n:a", "n:ab"]),
-        (["n:a", "n:a*", "$all"], ["n:a", "n:ab", "$all"]),
-        (["*"], ["a", "n:a", "n:ab", "m:a"]),
-        (["none:*"], []),
+        (["a", "nobody", "n:a", "a"], [Source(channel=1), Source(channel=2)]),
+        (["n:a", "n:a*", "$all"], [Source(channel=2), Source(channel=3), Source(channel=5)]),
+        (["n:*"], [Source(namespace=SPACES["n"])]),
+        (["default:*", "*"], [Source(namespace=SPACES[n]) for n in ("default", "m", "n")]),
+        (["none:*", "b*", "n:b*"], []),
     ],
 )
-def test_names_and_patterns_cover_each_channel_once(channels, names, covered):
-    assert [channel.name for channel in channels.covered(names)] == covered
+def test_events_are_looked_for_where_there_may_be_some(channels, names, sources):
+    assert channels.sources(names, after=0) == sources
+
+
+def test_nothing_is_looked_for_in_channels_that_were_quiet_since(channels):
+    names = ["a", "n:a", "n:a*", "m:a*"]
+    assert channels.sources(names, after=102) == [Source(channel=3), Source(channel=4)]
+    assert channels.sources(names, after=200) == []
+
+
+@pytest.mark.parametrize(("count", "sources"), [(MAX_SEEKS, MAX_SEEKS), (MAX_SEEKS + 1, 1)])
+def test_few_namespaces_are_looked_for_one_by_one(count, sources):
+    channels = Channels((), {}, RULES)
+    for number in range(count):
+        channels.add(f"n{number}:x")
+    found = channels.sources(["*"], after=0)
+    assert len(found) == sources
+    assert (found == [Source()]) is (sources == 1)
+
+
+def test_a_prefix_of_many_channels_is_looked_for_in_its_namespace():
+    channels = Channels((), {}, RULES)
+    for number in range(MAX_SEEKS + 1):
+        channels.add(f"n:a{number}").last = 1
+    assert channels.sources(["n:a*"], after=0) == [Source(namespace=1, prefix="n:a")]
+    channels.discard(channels.get("n:a1"))
+    assert all(source.channel for source in channels.sources(["n:a*"], after=0))
+
+
+def test_a_namespaces_number_is_never_reused(channels):
+    first = channels.add("x:a")
+    channels.discard(first)
+    assert channels.add("y:a").namespace not in {0, first.namespace}
+    assert channels.add("n:z").namespace == channels.get("n:a").namespace
+
+
+def test_floors_of_patterns_follow_those_of_their_channels(channels):
+    channels.get("n:ab").raise_floor(70)
+    channels.get("$all").raise_floor(90)
+    names = ("n:*", "n:a*", "n:b*", "*", "m:*", "a*")
+    assert [channels.floor(name) for name in names] == [70, 70, 25, 70, 40, 10]
+    # Where nobody asks for what is below, any number will do.
+    assert channels.floor("n:b*", 80) <= 80
 
 
 @pytest.mark.parametrize(

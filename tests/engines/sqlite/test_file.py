@@ -44,7 +44,7 @@ def accept(path):
 def crash(path, *, durable=False):
     """Leave a store as a killed process does; return its epoch."""
     found = open_file(path, durable=durable)
-    found.reader.close()
+    [reader.close() for reader in found.readers]
     found.writer.close()  # without the word that it was closed
     os.close(found._head)
     os.close(found._lock)
@@ -86,7 +86,7 @@ class TestOpening:
 
     def test_the_reader_cannot_write(self, path):
         with opened(path) as found, pytest.raises(sqlite3.OperationalError, match="readonly"):
-            found.reader.execute("DELETE FROM events")
+            found.readers[0].execute("DELETE FROM events")
 
     def test_only_one_process_can_open_it(self, path):
         with opened(path), pytest.raises(CannotOpen, match=rf"process {os.getpid()}\) has"):
@@ -161,7 +161,7 @@ class TestRefusals:
     def test_damage_is_looked_for_after_an_unclean_end_only(self, path, clean):
         with opened(path) as found:
             event = Event("T", b"x" * 3_000, "a", "2026-01-31T12:00:00.123Z")
-            rows = [row_of(Publication(event, Position("e", n), 0), 1) for n in range(1, 50)]
+            rows = [row_of(Publication(event, Position("e", n), 0), 1, 1) for n in range(1, 50)]
             store.append(found.writer, Changes(49, rows))
         if not clean:
             with closing(sqlite3.connect(path, isolation_level=None)) as db:
@@ -226,6 +226,30 @@ class TestMigrations:
             )
             query = "SELECT epoch, subscribers, channel FROM published"
             assert found.writer.execute(query).fetchall() == [(epoch, 0, None)]
+
+    def test_the_events_of_each_namespace_are_put_in_order(self, path, monkeypatch):
+        names = ("n:a", "a", "n:b", "$all", "b")
+        with monkeypatch.context() as patch:
+            patch.setattr(file, "MIGRATIONS", MIGRATIONS[:4])
+            with opened(path) as found:
+                channels = [(id, name, 0) for id, name in enumerate(names, 1)]
+                found.writer.executemany("INSERT INTO channels VALUES (?, ?, ?)", channels)
+                events = (
+                    "INSERT INTO events VALUES"
+                    " (?, ?, 0, 'T', '', NULL, NULL, NULL, NULL, x'', NULL)"
+                )
+                ids = [1, 2, 3, 4, 5, 3, 2, 1, 99]
+                found.writer.executemany(events, list(enumerate(ids, 1)))
+        with opened(path) as found:
+            spaces = dict(found.writer.execute("SELECT name, namespace FROM channels"))
+            assert 0 not in spaces.values()
+            assert spaces["n:a"] == spaces["n:b"] != spaces["a"] == spaces["b"] != spaces["$all"]
+            query = "SELECT seq FROM events WHERE namespace = ? ORDER BY seq"
+            of = {
+                name: [seq for (seq,) in found.writer.execute(query, (number,))]
+                for name, number in [*spaces.items(), (None, 0)]
+            }
+            assert (of["n:a"], of["a"], of["$all"], of[None]) == ([1, 3, 6, 8], [2, 5, 7], [4], [9])
 
     def test_a_failed_migration_leaves_the_store_as_it_was(self, path, old, monkeypatch):
         def migrate(db):

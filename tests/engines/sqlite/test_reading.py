@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from triocast.documents import Write
 from triocast.engines.documents import DOCUMENT_OVERHEAD
-from triocast.engines.sqlite import reading
+from triocast.engines.sqlite import channels, reading
 from triocast.engines.sqlite.reading import (
     Range,
     read,
@@ -15,7 +15,7 @@ from triocast.engines.sqlite.reading import (
     read_documents,
     read_latest,
 )
-from triocast.events import Event
+from triocast.events import Event, pattern_matches
 
 TIME = "2026-01-31T12:00:00.123Z"
 CHANNELS = ("a", "b", "n:c")
@@ -25,9 +25,13 @@ def event(channel="a", data=b"1", **fields):
     return Event("T", data, channel, TIME, **fields)
 
 
-def ids(tables, names=CHANNELS):
-    found = (tables.channels.get(name) for name in names)
-    return [(channel.id, channel.name) for channel in found if channel is not None]
+def done(steps):
+    """Return the answer of a read."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            return ended.value
 
 
 events = st.builds(
@@ -37,7 +41,12 @@ events = st.builds(
     key=st.sampled_from([None, "k", "l", "\u00e9"]),
 )
 histories = st.lists(events, min_size=3, max_size=25)
-names = st.sampled_from([("a", "b"), ("b", "n:c"), CHANNELS, ("n:c",), ()])
+NAMES = (*CHANNELS, "n:*", "n:c*", "default:*", "a*", "*", "none:*")
+names = st.lists(st.sampled_from(NAMES), max_size=3).map(tuple)
+
+
+def covered(names, channel):
+    return any(pattern_matches(name, channel) for name in names)
 
 
 @pytest.mark.parametrize("newest", [False, True], ids=["oldest", "newest"])
@@ -53,16 +62,132 @@ def test_a_range_matches_a_plain_list(
     new_store, new_tables, seeks, history, names, after, before, limit, newest
 ):
     with new_store() as file, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "_MOST_SEEKS", seeks)
+        patch.setattr(channels, "MAX_SEEKS", seeks)
         tables = new_tables(file.writer)
         published = tables.publish(*history)
-        channels = [(id, name, after) for id, name in ids(tables, names)]
-        asked = Range(channels, after, before, limit, newest)
-        found, complete, damage = read(file.reader, asked, "e")
+        sources = tables.channels.sources(names, after=after)
+        asked = Range(sources, after, before, limit, newest)
+        found, complete, damage = done(read(file.readers[0], asked, "e", tables.channels.by_id))
         assert damage == []
-    due = [p for p in published if p.event.channel in names and after < p.seq < before]
+    due = [p for p in published if covered(names, p.event.channel) and after < p.seq < before]
     assert found == (due[max(0, len(due) - limit) :] if newest else due[:limit])
     assert complete is (len(due) <= limit)
+
+
+class TestCost:
+    """What is read costs what is found, whatever else is in the store."""
+
+    @pytest.fixture
+    def cost(self, tables):
+        """Count the instructions of SQLite that a read takes, in hundreds."""
+
+        def cost(steps):
+            taken = [0]
+
+            def count():
+                taken[0] += 1
+
+            tables.db.set_progress_handler(count, 100)
+            answer = done(steps)
+            tables.db.set_progress_handler(None, 0)
+            return answer, taken[0]
+
+        return cost
+
+    @pytest.fixture
+    def read_page(self, tables, cost):
+        def read_page(*names, after=0, limit=10, newest=False):
+            sources = tables.channels.sources(names, after=after)
+            asked = Range(sources, after, 10**9, limit, newest)
+            (found, _, _), taken = cost(read(tables.db, asked, "e", tables.channels.by_id))
+            return [publication.seq for publication in found], taken
+
+        return read_page
+
+    @pytest.mark.parametrize("newest", [False, True])
+    @pytest.mark.parametrize("names", [["rare:*"], ["n:rare*"], ["rare:*", "n:rare*", "none:*"]])
+    def test_few_events_among_many(self, tables, read_page, names, newest):
+        rare = [event(c) for c in ("rare:1", "n:rare1", "rare:2", "n:rare2")]
+        tables.publish(*rare)
+        found, few = read_page(*names, newest=newest)
+        for _ in range(2):
+            tables.publish(*[event(f"n:{i % 150}") for i in range(1_000)], *[event()] * 1_000)
+            tables.publish(event(f"rare:{len(found)}x"))
+            again, many = read_page(*names, newest=newest)
+            assert set(found) <= set(again)
+            assert many <= few + 3
+            assert len(again) <= len(found) + 2
+
+    @pytest.mark.parametrize("newest", [False, True])
+    @pytest.mark.parametrize("name", ["n:*", "n:x*", "*"])
+    def test_a_page_of_many_channels(self, tables, read_page, name, newest):
+        costs = []
+        for round in range(3):
+            tables.publish(*[event(f"n:x{round}-{i}") for i in range(500)])
+            found, taken = read_page(name, newest=newest)
+            assert len(found) == 10
+            costs.append(taken)
+        assert max(costs) <= costs[0] + 3
+
+    def test_the_newest_of_a_key_whatever_number_came_before(self, tables, cost):
+        costs = []
+        for _ in range(3):
+            tables.publish(*[event("a", key="k"), event("n:b", key="l"), event("x")] * 500)
+            groups = tables.channels.groups(["a", "n:*"])
+            (found, _), taken = cost(read_latest(tables.db, groups, "e", limit=9, limit_bytes=99))
+            assert len(found) == 2
+            costs.append(taken)
+        assert max(costs) <= costs[0] + 3
+
+    def test_a_state_beyond_its_limit_is_given_up_at_the_limit(self, tables, cost):
+        costs = []
+        for round in range(3):
+            tables.publish(*[event("a", key=f"{round}-{i}") for i in range(500)])
+            groups = tables.channels.groups(["a"])
+            (found, _), taken = cost(read_latest(tables.db, groups, "e", limit=9, limit_bytes=99))
+            assert found is None
+            costs.append(taken)
+        assert max(costs) <= costs[0] + 3
+
+    def test_the_server_s_own_channels_are_passed_by(self, tables, cost):
+        tables.publish(event("a"), *[event(f"$user:{i}") for i in range(1_000)], event("n:b"))
+        groups = tables.channels.groups(["*"])
+        (found, _), taken = cost(read_latest(tables.db, groups, "e", limit=9, limit_bytes=99))
+        assert [publication.seq for publication in found] == [1, 1_002]
+        assert taken <= 5
+
+    def test_channels_with_documents_whatever_number_each_has(self, tables, cost):
+        costs = []
+        for round in range(3):
+            puts = [event("d:a", key=f"{round}-{i}", write=Write(b"1")) for i in range(500)]
+            tables.publish(*puts, event("d:b", key="k", write=Write(b"1")))
+            found, taken = cost(read_document_channels(tables.db, "d:"))
+            assert found == ("d:a", "d:b")
+            costs.append(taken)
+        assert max(costs) <= costs[0] + 3
+
+    @pytest.mark.parametrize("names", [["*"], ["n:a*"], ["n:*"]])
+    def test_others_can_go_on_in_between(self, tables, monkeypatch, names):
+        monkeypatch.setattr(channels, "MAX_SEEKS", 0)
+        tables.publish(*[event("n:a0")] * 100, *[event("n:b")] * 1_000, event("n:a1"))
+        asked = Range(tables.channels.sources(names, after=0), 0, 10**9, 10**9, False)
+        steps = list(read(tables.db, asked, "e", tables.channels.by_id))
+        assert len(steps) >= 1_000 // reading.ROWS_PER_STEP
+        groups = tables.channels.groups(["n:*"])
+        tables.publish(*[event(f"n:{i}") for i in range(500)])
+        steps = list(read_latest(tables.db, groups, "e", limit=9_999, limit_bytes=9_999))
+        assert len(steps) >= 500 // reading.ROWS_PER_STEP
+
+
+def test_what_is_below_a_floor_is_not_found(tables):
+    """Rows can still be there: of a channel with damage, or while they are being removed."""
+    tables.publish(*[event("n:a"), event("n:b")] * 10)
+    tables.channels.get("n:a").raise_floor(15)
+    for names in (["n:*"], ["n:a", "n:b"]):
+        asked = Range(tables.channels.sources(names, after=0), 0, 99, 9, False)
+        found, complete, _ = done(read(tables.db, asked, "e", tables.channels.by_id))
+        assert [publication.seq for publication in found] == [2, 4, 6, 8, 10, 12, 14, 16, 17]
+        assert not complete
 
 
 room = st.sampled_from([-1, 0, 0, 1])
@@ -75,11 +200,15 @@ def test_latest_is_the_last_event_of_each_key_of_each_channel(
     with new_store() as file:
         tables = new_tables(file.writer)
         published = tables.publish(*history)
-        last = {(p.event.channel, p.event.key): p for p in published if p.event.channel in names}
+        last = {
+            (p.event.channel, p.event.key): p for p in published if covered(names, p.event.channel)
+        }
         due = sorted(last.values(), key=lambda publication: publication.seq)
         limit = len(due) + room
         limit_bytes = sum(len(publication.event.data) for publication in due) + room_bytes
-        found, _ = read_latest(file.reader, names, "e", limit=limit, limit_bytes=limit_bytes)
+        groups = tables.channels.groups(names)
+        limits = {"limit": limit, "limit_bytes": limit_bytes}
+        found, _ = done(read_latest(file.readers[0], groups, "e", **limits))
     fits = not due or (room >= 0 and room_bytes >= 0)
     assert found == (due if fits else None)
 
@@ -96,7 +225,8 @@ def test_latest_is_the_last_event_of_each_key_of_each_channel(
 )
 def test_latest_covers_all_channels_that_match(tables, names, seqs):
     tables.publish(*[event(channel) for channel in ("a", "b", "n:c", "n:cd", "$all")])
-    found, _ = read_latest(tables.db, names, "e", limit=9, limit_bytes=9)
+    groups = tables.channels.groups(names)
+    found, _ = done(read_latest(tables.db, groups, "e", limit=9, limit_bytes=9))
     assert [publication.seq for publication in found] == seqs
 
 
@@ -110,8 +240,9 @@ def test_latest_shows_all_channels_at_one_moment(new_store, new_tables, names):
             if "RECURSIVE" in statement:
                 tables.publish(event("a"), event("b"), event("new"))
 
-        file.reader.set_trace_callback(publish_more)
-        found, _ = read_latest(file.reader, names, "e", limit=9, limit_bytes=9)
+        groups = tables.channels.groups(names)
+        file.readers[0].set_trace_callback(publish_more)
+        found, _ = done(read_latest(file.readers[0], groups, "e", limit=9, limit_bytes=9))
     assert found == list(before)
 
 
@@ -169,4 +300,4 @@ class TestDocuments:
         ],
     )
     def test_channels_with_documents_are_found_by_prefix(self, written, prefix, names):
-        assert read_document_channels(written.db, prefix) == names
+        assert done(read_document_channels(written.db, prefix)) == names

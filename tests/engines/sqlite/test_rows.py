@@ -39,7 +39,7 @@ events = st.builds(
 @given(events, st.integers(1, 2**62), st.integers(0, 2**62))
 def test_an_event_is_read_back_as_it_was_written(db, event, seq, prev):
     publication = Publication(event, Position("e", seq), prev)
-    row = row_of(publication, 7)
+    row = row_of(publication, 7, 3)
     db.execute("BEGIN")
     try:
         db.execute(f"INSERT INTO events VALUES ({', '.join('?' * len(row))})", row)

@@ -37,11 +37,11 @@ def event(data=b"1", channel="a", **fields):
 
 
 def row(seq, data=b"1", channel=1):
-    return row_of(Publication(event(data), Position("e", seq), 0), channel)
+    return row_of(Publication(event(data), Position("e", seq), 0), channel, 1)
 
 
 def channel(id, name, floor=0):
-    return Channel(id, name, floor, floor, Keep(1))
+    return Channel(id, name, floor, floor, Keep(1), namespace=2)
 
 
 def document(key, version=1, data=b"1", channel="d"):
@@ -83,7 +83,7 @@ def test_one_commit_keeps_everything_in_it(db):
     found = contents(db)
     assert [row[0] for row in found["events"]] == [1, 2]
     assert dict(found["meta"])["head"] == 2
-    assert found["channels"] == [(1, "a", 0)]
+    assert found["channels"] == [(1, "a", 0, 2)]
     assert known_of(db, [ONCE], [("d", "k")]) == Known(
         0,
         Usage(),
@@ -114,16 +114,16 @@ class TestChannels:
         append(db, Changes(4, rows, channels))
         found = load_channels(db, Retention(Keep(9), {"n": Keep(8, size=1_000)}))
         assert [attrs.astuple(each, recurse=False) for each in found] == [
-            (1, "n:a", 0, 3, Keep(8, size=1_000), 2, 3 + 2 * ROW_OVERHEAD),
-            (2, "b", 7, 2, Keep(9), 1, 0),
-            (3, "n:b", 0, 4, Keep(8, size=1_000), 1, 1 + ROW_OVERHEAD),
-            (4, "c", 5, 5, Keep(9), 0, 0),
+            (1, "n:a", 0, 3, Keep(8, size=1_000), 2, 3 + 2 * ROW_OVERHEAD, 2, ()),
+            (2, "b", 7, 2, Keep(9), 1, 0, 2, ()),
+            (3, "n:b", 0, 4, Keep(8, size=1_000), 1, 1 + ROW_OVERHEAD, 2, ()),
+            (4, "c", 5, 5, Keep(9), 0, 0, 2, ()),
         ]
 
     def test_a_new_one_replaces_a_leftover_row_of_the_same_name(self, db):
         append(db, Changes(1, channels=[channel(1, "a", 3), channel(2, "b")]))
         append(db, Changes(1, channels=[channel(3, "a", 5)]))
-        assert contents(db)["channels"] == [(2, "b", 0), (3, "a", 5)]
+        assert contents(db)["channels"] == [(2, "b", 0, 2), (3, "a", 5, 2)]
 
     def test_the_floors_of_namespaces_are_loaded(self, db):
         assert load_namespace_floors(db) == {}

@@ -61,8 +61,8 @@ class Batch:
         self._records: list[Row] = []
         self._documents: dict[tuple[str, str], Document | None] = {}
 
-    def publish(self, events: Sequence[Event]) -> tuple[Accepted, ...]:
-        """Accept events, all or none. Raises what stands against it."""
+    def check(self, events: Sequence[Event]) -> None:
+        """Raise what stands against accepting all of these events, which comes next."""
         records = self._known.records
         places = (place_of(event.once) for event in events if event.once is not None)
         # Of these events alone: thousands of requests may share a commit.
@@ -72,12 +72,32 @@ class Batch:
             usage = self._known.usage + self.added
             known = self._known.documents
             check_writes(fresh(events, digests), known, self.revision, usage, self._bounds)
-        return tuple(self._publish(event) for event in events)
+
+    def accept(self, event: Event) -> Accepted:
+        """Accept an event that has been checked; return what becomes of it."""
+        if event.once is not None:
+            record = self._known.records.get(place_of(event.once))
+            if record is not None:
+                return record.answer(event)
+        if event.write is not None:
+            event = self._write(event)
+        ready = self._debounce.add(event, self._now) if self._debounce.active else (event,)
+        accepted: Accepted = Pending(event, self._epoch)
+        for each in ready:
+            accepted = self._place(each)
+        if event.once is not None and self._keep_records:
+            seq = accepted.seq if isinstance(accepted, Publication) else 0
+            place = place_of(event.once)
+            record = self._known.records[place] = Record.of(event, seq, self._epoch)
+            self._records.append(record_of(event.once, record))
+            if place not in self._known.expired:  # Else it takes the place of one.
+                self._added += Usage(records=1, record_bytes=record_size(place))
+        return accepted
 
     def release(self) -> None:
         """Accept what was held back and is due."""
         for event in self._debounce.due(self._now):
-            self._accept(event)
+            self._place(event)
 
     @property
     def added(self) -> Usage:
@@ -119,27 +139,7 @@ class Batch:
             if old is not None:
                 old.last, old.count, old.size = last, count, size
 
-    def _publish(self, event: Event) -> Accepted:
-        if event.once is not None:
-            record = self._known.records.get(place_of(event.once))
-            if record is not None:
-                return record.answer(event)
-        if event.write is not None:
-            event = self._write(event)
-        ready = self._debounce.add(event, self._now) if self._debounce.active else (event,)
-        accepted: Accepted = Pending(event, self._epoch)
-        for each in ready:
-            accepted = self._accept(each)
-        if event.once is not None and self._keep_records:
-            seq = accepted.seq if isinstance(accepted, Publication) else 0
-            place = place_of(event.once)
-            record = self._known.records[place] = Record.of(event, seq, self._epoch)
-            self._records.append(record_of(event.once, record))
-            if place not in self._known.expired:  # Else it takes the place of one.
-                self._added += Usage(records=1, record_bytes=record_size(place))
-        return accepted
-
-    def _accept(self, event: Event) -> Publication:
+    def _place(self, event: Event) -> Publication:
         self.seq += 1
         position = Position(self._epoch, self.seq)
         if is_connection_channel(event.channel):
@@ -156,7 +156,7 @@ class Batch:
             size = len(event.data) + ROW_OVERHEAD
             channel.size += size
             self._row_bytes += size
-            self._rows.append(row_of(publication, channel.id))
+            self._rows.append(row_of(publication, channel.id, channel.namespace))
         self.publications.append(publication)
         return publication
 

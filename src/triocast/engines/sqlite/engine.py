@@ -2,7 +2,7 @@
 
 One task writes: it takes all publishes that are ready, gives them their places, commits them in
 one transaction, and only then fans them out and answers. In between it does retention, a little at
-a time. Another task reads, all that is asked for in one go.
+a time. Another task reads; see `Reader`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from triocast.engines.sqlite import reading, store
 from triocast.engines.sqlite.batch import Batch
 from triocast.engines.sqlite.channels import Channels
 from triocast.engines.sqlite.file import open_file
+from triocast.engines.sqlite.reader import Reader
 from triocast.engines.sqlite.reading import Damage, Range
 from triocast.engines.sqlite.rows import CommitUnclear, DamagedRow
 from triocast.engines.sqlite.store import Changes, Known
@@ -48,6 +49,7 @@ from triocast.events import (
     Position,
     Publication,
 )
+from triocast.turns import Turns
 
 log = logging.getLogger("triocast.sqlite")
 
@@ -58,8 +60,6 @@ BATCH_BYTES: Final = 2_097_152
 QUEUE_BYTES: Final = 16_777_216
 """How much may wait for its commit before publishers wait."""
 
-READS_PER_TURN: Final = 64
-MAX_WAITING_READS: Final = 100_000
 RETRY_SECONDS: Final = 1.0
 """After this, what could not be kept when it was released is released again."""
 
@@ -133,11 +133,9 @@ class SQLiteEngine(Engine):
         self._publishes: JobQueue[_Publish] = JobQueue(
             max_bytes=QUEUE_BYTES, batch_bytes=BATCH_BYTES
         )
-        self._reads: JobQueue[Any] = JobQueue(
-            max_bytes=MAX_WAITING_READS, batch_bytes=READS_PER_TURN, overdue=Unavailable
-        )
         self._writing = Thread(run_sync)
         self._reading = Thread(run_sync)
+        self._reads = Reader(self._file.readers, self._reading, explain=self._explain_read)
         self._writer_lock = trio.Lock()
         self._trimming = Trimming(
             self._file.writer,
@@ -184,7 +182,7 @@ class SQLiteEngine(Engine):
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write)
-                nursery.start_soon(self._read)
+                nursery.start_soon(self._reads.run)
                 nursery.start_soon(self._retain)
         finally:
             self._publishes.close("this server is going away")
@@ -255,11 +253,19 @@ class SQLiteEngine(Engine):
         try:
             if trio.current_time() >= self._no_release_before:
                 batch.release()
+            turns = Turns()
             for job in jobs:
+                await turns.give_if_over()
                 try:
-                    outcomes.append((job, batch.publish(job.work.events)))
+                    batch.check(job.work.events)
                 except TriocastError as refusal:  # It concerns this job alone.
                     outcomes.append((job, refusal))
+                    continue
+                accepted = []
+                for event in job.work.events:
+                    await turns.give_if_over()
+                    accepted.append(batch.accept(event))
+                outcomes.append((job, tuple(accepted)))
             is_probe = any(job.work is _PROBE for job in jobs)
             if is_probe or not batch.is_empty:
                 await self._writing.call(store.append, self._file.writer, batch.changes)
@@ -277,11 +283,8 @@ class SQLiteEngine(Engine):
         try:
             self._kept(batch)
         finally:
-            for job, outcome in outcomes:
-                if isinstance(outcome, TriocastError):
-                    job.fail(outcome)
-                else:
-                    job.finish(outcome)
+            with trio.CancelScope(shield=True):
+                await _answer(outcomes)
 
     def _kept(self, batch: Batch) -> None:
         """Bring what is in memory to what a commit has kept, and spread its events."""
@@ -340,22 +343,21 @@ class SQLiteEngine(Engine):
     ) -> History:
         # The moment that is answered for: what is accepted while it is read is left out.
         head = self._head
-        channels = [
-            (channel.id, channel.name, max(after, channel.floor))
-            for channel in self._channels.covered(names)
-            if channel.last > after
-        ]
         below = head.seq + 1 if before is None else min(before, head.seq + 1)
-        asked = Range(channels, after, below, limit, newest)
+        sources = self._channels.sources(names, after=after)
         publications: list[Publication] = []
         complete = True
-        if channels:
-            job = partial(reading.read, self._file.reader, asked, head.epoch)
-            publications, complete, damage = await self._reads.do(job, 1)
+        if sources:
+            asked = Range(sources, after, below, limit, newest)
+            publications, complete, damage = await self._reads.do(
+                lambda db: reading.read(db, asked, head.epoch, self._channels.by_id)
+            )
             self._note_damage(damage)
         # Looked at after the events, and raised before any is removed: so nothing goes unseen.
         # What was accepted and removed since is not missing.
-        floors = {name: min(self._channels.floor(name), head.seq) for name in dict.fromkeys(names)}
+        floors = {
+            name: min(self._channels.floor(name, after), head.seq) for name in dict.fromkeys(names)
+        }
         kept = tuple(p for p in publications if p.seq > self._channels.floor(p.event.channel))
         return History(kept, floors, head, complete)
 
@@ -363,15 +365,10 @@ class SQLiteEngine(Engine):
         self, names: Sequence[str], *, limit: int, limit_bytes: int
     ) -> tuple[Publication, ...] | None:
         await trio.lowlevel.checkpoint()
-        job = partial(
-            reading.read_latest,
-            self._file.reader,
-            tuple(names),
-            self._head.epoch,
-            limit=limit,
-            limit_bytes=limit_bytes,
-        )
-        found, damage = await self._reads.do(job, 1)
+        groups = self._channels.groups(names)
+        read = partial(reading.read_latest, limit=limit, limit_bytes=limit_bytes)
+        epoch = self._head.epoch
+        found, damage = await self._reads.do(lambda db: read(db, groups, epoch))
         self._note_damage(damage)
         return None if found is None else tuple(found)
 
@@ -380,14 +377,15 @@ class SQLiteEngine(Engine):
         for name, seq, why in damage:
             channel = self._channels.get(name)
             if channel is not None and channel.floor < seq:
-                channel.floor = seq
+                channel.raise_floor(seq)
                 self.damaged += 1
                 log.error("the event %d of %s cannot be read and is lost: %s", seq, name, why)
 
     async def document(self, channel: str, key: str) -> Document | None:
         await trio.lowlevel.checkpoint()
-        job = partial(reading.read_document, self._file.reader, channel, key)
-        found: Document | None = await self._reads.do(job, 1)
+        found: Document | None = await self._reads.do(
+            lambda db: reading.read_document(db, channel, key)
+        )
         return found
 
     async def documents(
@@ -402,22 +400,17 @@ class SQLiteEngine(Engine):
         await trio.lowlevel.checkpoint()
         # Before the documents, which may be newer but not older.
         head, version = self._head, self._revision
-        job = partial(
-            reading.read_documents,
-            self._file.reader,
-            channel,
-            after,
-            limit=limit,
-            limit_bytes=limit_bytes,
-            counted=counted,
+        read = partial(
+            reading.read_documents, limit=limit, limit_bytes=limit_bytes, counted=counted
         )
-        (found, complete), count = await self._reads.do(job, 1)
+        (found, complete), count = await self._reads.do(lambda db: read(db, channel, after))
         return Documents(found, head, version, complete, count)
 
     async def document_channels(self, prefix: str) -> tuple[str, ...]:
         await trio.lowlevel.checkpoint()
-        job = partial(reading.read_document_channels, self._file.reader, prefix)
-        found: tuple[str, ...] = await self._reads.do(job, 1)
+        found: tuple[str, ...] = await self._reads.do(
+            lambda db: reading.read_document_channels(db, prefix)
+        )
         return found
 
     async def check_health(self) -> None:
@@ -435,23 +428,16 @@ class SQLiteEngine(Engine):
             return
         raise StoreFailed(f"the event store takes more than {PROBE_SECONDS:g} s for a commit")
 
-    async def _read(self) -> None:
-        while True:
-            await self._reads.wait()
-            with self._reads.batch() as jobs:
-                outcomes = await self._reading.call(_do_all, [job.work for job in jobs])
-                for job, outcome in zip(jobs, outcomes, strict=True):
-                    if isinstance(outcome, sqlite3.Error):
-                        job.fail(StoreFailed(f"the event store cannot be read: {outcome}"))
-                    elif isinstance(outcome, DamagedRow):
-                        self.damaged += 1
-                        log.error("%s", outcome)
-                        job.fail(StoreFailed(str(outcome)))
-                    elif isinstance(outcome, Exception):
-                        log.error("a read failed by an error of ours", exc_info=outcome)
-                        job.fail(InternalError())
-                    else:
-                        job.finish(outcome)
+    def _explain_read(self, error: Exception) -> TriocastError:
+        """Note what ended a read; return what to tell who asked for it."""
+        if isinstance(error, sqlite3.Error):
+            return StoreFailed(f"the event store cannot be read: {error}")
+        if isinstance(error, DamagedRow):
+            self.damaged += 1
+            log.error("%s", error)
+            return StoreFailed(str(error))
+        log.error("a read failed by an error of ours", exc_info=error)
+        return InternalError()
 
     # Retention.
 
@@ -495,12 +481,12 @@ class SQLiteEngine(Engine):
             await trio.sleep(RETENTION_SECONDS)
 
 
-def _do_all(works: Sequence[Any]) -> list[Any]:
-    """Do reads; one that failed has its error as the outcome. Runs in the reading thread."""
-    outcomes: list[Any] = []
-    for work in works:
-        try:
-            outcomes.append(work())
-        except Exception as error:  # noqa: BLE001  # it is raised where the read was asked for
-            outcomes.append(error)
-    return outcomes
+async def _answer(outcomes: Sequence[tuple[Job[_Publish], Any]]) -> None:
+    """Give jobs their outcomes. Others may run meanwhile."""
+    turns = Turns()
+    for job, outcome in outcomes:
+        await turns.give_if_over()
+        if isinstance(outcome, TriocastError):
+            job.fail(outcome)
+        else:
+            job.finish(outcome)

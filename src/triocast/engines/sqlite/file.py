@@ -23,13 +23,16 @@ import attrs
 from triocast.engines.documents import DOCUMENT_OVERHEAD
 from triocast.engines.idempotency import RECORD_OVERHEAD
 from triocast.engines.sqlite.rows import ROW_OVERHEAD
-from triocast.events import Position
+from triocast.events import Position, namespace_of
 
 APPLICATION_ID: Final = 0x54726963
 """Marks our files, in SQLite's header: "Tric"."""
 
 BUSY_SECONDS: Final = 5.0
 """How long to wait for another's lock on the file, such as a backup's."""
+
+READERS: Final = 4
+"""Connections to read: so many reads can be under way at one time, each at its own moment."""
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -111,22 +114,42 @@ def _count_usage(db: sqlite3.Connection) -> None:
     db.execute("INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?)", usage)
 
 
+def _index_namespaces(db: sqlite3.Connection) -> None:
+    """Have the events of each namespace in order, so that a pattern costs what it covers."""
+    db.execute("ALTER TABLE channels ADD COLUMN namespace INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE events ADD COLUMN namespace INTEGER NOT NULL DEFAULT 0")
+    channels = db.execute("SELECT id, name FROM channels").fetchall()
+    names = dict.fromkeys(namespace_of(name) for _, name in channels)
+    numbers = {name: number for number, name in enumerate(names, 1)}
+    db.executemany(
+        "UPDATE channels SET namespace = ? WHERE id = ?",
+        [(numbers[namespace_of(name)], id) for id, name in channels],
+    )
+    db.execute(
+        "UPDATE events SET namespace = coalesce("
+        "(SELECT namespace FROM channels WHERE channels.id = events.channel), 0)"
+    )
+    db.execute("CREATE INDEX events_of_namespace ON events (namespace, seq, channel)")
+    db.execute("CREATE INDEX channels_of_namespace ON channels (namespace, name)")
+
+
 MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (
     _create,
     _add_documents,
     _keep_first_answers,
     _count_usage,
+    _index_namespaces,
 )
 """What makes the schema of version n out of that of version n - 1."""
 
 
 @attrs.frozen
 class StoreFile:
-    """An open store: one connection to write, one to read, and where its order stands."""
+    """An open store: one connection to write, some to read, and where its order stands."""
 
     path: Path
     writer: sqlite3.Connection
-    reader: sqlite3.Connection
+    readers: tuple[sqlite3.Connection, ...]
     epoch: str
     seq: int
     _lock: int
@@ -142,7 +165,8 @@ class StoreFile:
         """Close the store as one that needs no check when it is opened again."""
         with contextlib.suppress(sqlite3.Error):
             self.writer.execute("UPDATE meta SET value = 1 WHERE name = 'clean'")
-        self.reader.close()
+        for reader in self.readers:
+            reader.close()
         self.writer.close()
         os.close(self._head)
         os.close(self._lock)
@@ -175,9 +199,10 @@ def open_file(path: Path, *, durable: bool) -> StoreFile:
             epoch, seq = _prepare(writer, path, noted, durable=durable)
             if noted != Position(epoch, seq):
                 _write_note(head, epoch, seq)
-            reader = _connect(path)
-            stack.callback(reader.close)
-            reader.execute("PRAGMA query_only = ON")
+            readers = tuple(_connect(path) for _ in range(READERS))
+            for reader in readers:
+                stack.callback(reader.close)
+                reader.execute("PRAGMA query_only = ON")
         except sqlite3.Error as error:
             raise _explain(error, path) from None
         except OSError as error:
@@ -185,7 +210,7 @@ def open_file(path: Path, *, durable: bool) -> StoreFile:
                 f"{path} cannot be read or written ({error.strerror})", "look at the disk"
             ) from None
         stack.pop_all()
-        return StoreFile(path, writer, reader, epoch, seq, lock, head)
+        return StoreFile(path, writer, readers, epoch, seq, lock, head)
 
 
 def claim(lock: int, path: Path) -> None:

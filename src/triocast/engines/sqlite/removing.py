@@ -55,7 +55,7 @@ def trim_up_to(db: sqlite3.Connection, channel: Channel, seq: int) -> Removed:
         db.execute("UPDATE channels SET floor = ? WHERE id = ?", (floor, channel.id))
         size = sum(length for _, length in rows)
         add_usage(db, Usage(events=-len(rows), event_bytes=-size))
-        channel.floor = max(channel.floor, floor)
+        channel.raise_floor(floor)
     return {channel: (len(rows), size)}
 
 
@@ -105,7 +105,7 @@ def trim_oldest(db: sqlite3.Connection, channels: Mapping[int, Channel]) -> Remo
         size = sum(length for _, _, length in rows)
         add_usage(db, Usage(events=-len(rows), event_bytes=-size))
         for channel, floor in floors.items():
-            channel.floor = max(channel.floor, floor)
+            channel.raise_floor(floor)
     return removed
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from typing import Any, Final
 
 import attrs
@@ -21,12 +22,28 @@ COLUMNS: Final = (
 Row = tuple[Any, ...]
 
 
+class Peak:
+    """The highest floor of some channels. Floors are raised in several threads."""
+
+    __slots__ = ("_lock", "floor")
+
+    def __init__(self, floor: int = 0) -> None:
+        self.floor = floor
+        self._lock = threading.Lock()
+
+    def raise_to(self, floor: int) -> None:
+        if floor > self.floor:
+            with self._lock:
+                self.floor = max(self.floor, floor)
+
+
 @attrs.define(eq=False)
 class Channel:
     """What is known of a channel that something is kept of.
 
     ``count`` and ``size``, in bytes, are of its kept events; sizes are known only where retention
-    asks for them.
+    asks for them. ``namespace`` is the number that its namespace has in this store. ``peaks`` are
+    of groups of channels that this one is in.
     """
 
     id: int
@@ -36,6 +53,14 @@ class Channel:
     keep: Keep
     count: int = 0
     size: int = 0
+    namespace: int = 0
+    peaks: tuple[Peak, ...] = ()
+
+    def raise_floor(self, seq: int) -> None:
+        """Note that nothing up to a ``seq`` can be read any more."""
+        self.floor = max(self.floor, seq)
+        for peak in self.peaks:
+            peak.raise_to(seq)
 
     @property
     def is_full(self) -> bool:
@@ -43,10 +68,10 @@ class Channel:
         return self.count > self.keep.events or (0 < self.keep.size < self.size)
 
 
-def row_of(publication: Publication, channel: int) -> Row:
+def row_of(publication: Publication, channel: int, namespace: int) -> Row:
     """Return an event as its table has it."""
     fields = fields_of(publication.event)
-    return (publication.seq, channel, publication.prev, *fields)
+    return (publication.seq, channel, publication.prev, *fields, namespace)
 
 
 def fields_of(event: Event) -> Row:

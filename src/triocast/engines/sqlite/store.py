@@ -34,7 +34,7 @@ from triocast.events import Event, Once
 
 log = logging.getLogger("triocast.sqlite")
 
-_INSERT: Final = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT: Final = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def load_channels(db: sqlite3.Connection, retention: Retention) -> list[Channel]:
@@ -42,8 +42,18 @@ def load_channels(db: sqlite3.Connection, retention: Retention) -> list[Channel]
     counts = dict(db.execute("SELECT channel, count(*) FROM events GROUP BY channel").fetchall())
     lasts = dict(db.execute("SELECT channel, max(seq) FROM events GROUP BY channel").fetchall())
     channels = [
-        Channel(id, name, floor, lasts.get(id, floor), retention.of(name), counts.get(id, 0))
-        for id, name, floor in db.execute("SELECT id, name, floor FROM channels")
+        Channel(
+            id,
+            name,
+            floor,
+            lasts.get(id, floor),
+            retention.of(name),
+            counts.get(id, 0),
+            namespace=namespace,
+        )
+        for id, name, floor, namespace in db.execute(
+            "SELECT id, name, floor, namespace FROM channels"
+        )
     ]
     for channel in channels:
         if channel.keep.size:
@@ -82,8 +92,8 @@ def append(db: sqlite3.Connection, changes: Changes) -> None:
         if changes.channels:
             # Replaces the row that is left if removing a forgotten channel failed.
             db.executemany(
-                "INSERT OR REPLACE INTO channels VALUES (?, ?, ?)",
-                [(channel.id, channel.name, channel.floor) for channel in changes.channels],
+                "INSERT OR REPLACE INTO channels VALUES (?, ?, ?, ?)",
+                [(each.id, each.name, each.floor, each.namespace) for each in changes.channels],
             )
         db.executemany(_INSERT, changes.rows)
         if changes.records:
