@@ -7,6 +7,7 @@ import trio
 
 from triocast.auth import EVERYTHING, Grant
 from triocast.engines import MemoryEngine
+from triocast.engines.sqlite import SQLiteEngine
 from triocast.errors import Forbidden, Overloaded, ShuttingDown, TooLarge
 from triocast.publisher import Publisher
 
@@ -143,3 +144,35 @@ async def test_a_callers_deadline_is_not_an_overload(publisher, engine, autojump
     with trio.move_on_after(1) as scope:
         await publisher.publish(events(publisher))
     assert scope.cancelled_caught
+
+
+async def test_a_wait_of_zero_does_not_refuse_because_the_store_is_at_work(
+    tmp_path, autojump_clock
+):
+    """Publishers that come during another's commit wait for the next one."""
+
+    async def slowly(function, *arguments, limiter):
+        await trio.sleep(1)
+        return function(*arguments)
+
+    bounds = {"history_events": 10, "history_bytes": 10**6, "durable": False}
+    engine = SQLiteEngine(tmp_path / "events.db", run_sync=slowly, **bounds)
+    outlet = FullOutlet()
+    outlet.room.set()
+    engine.attach(outlet)
+    publisher = Publisher(engine, max_event_bytes=10, wait_seconds=0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(engine.run)
+        async with trio.open_nursery() as publishers:
+            for n in range(4):
+                publishers.start_soon(publisher.publish, events(publisher))
+                await trio.sleep(0.1 * n)
+        assert engine.head.seq == len(outlet.received) == 4
+        outlet.room = trio.Event()
+        assert not engine.has_room
+        began = trio.current_time()
+        with pytest.raises(Overloaded):
+            await publisher.publish(events(publisher))
+        assert trio.current_time() - began < 0.1
+        nursery.cancel_scope.cancel()
+    engine.close()

@@ -28,8 +28,11 @@ ENVELOPE_OVERHEAD: Final = 1_024
 """Bytes an event's frame may have beyond its data: names, tags, position, framing."""
 
 
-SHORTEST_WAIT_SECONDS: Final = 0.001
-"""So that a wait of 0 refuses where there is no room, and only there."""
+MIN_WAIT_SECONDS: Final = 0.001
+"""How long a publisher waits at the least where there is no room."""
+
+MIN_STORE_SECONDS: Final = 5.0
+"""How long it waits at the least where there is room, and the store is still at work on others."""
 
 
 @attrs.frozen
@@ -133,6 +136,7 @@ class Publisher:
         """
         if self.closed:
             raise ShuttingDown("this server is going away")
-        with trio.move_on_after(max(self._wait_seconds, SHORTEST_WAIT_SECONDS)):
+        least = MIN_STORE_SECONDS if self._engine.has_room else MIN_WAIT_SECONDS
+        with trio.move_on_after(max(self._wait_seconds, least)):
             return await self._engine.publish(events)
         raise Overloaded(f"no room for more events within {self._wait_seconds:g} s")

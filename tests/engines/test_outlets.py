@@ -74,3 +74,15 @@ async def test_an_outlet_that_comes_while_a_publisher_waits_gets_the_event(
         second.take()
     assert late.seqs == [2]
     assert first.seqs == second.seqs == [1, 2]
+
+
+async def test_an_engine_has_room_where_all_its_outlets_have(engine, new_outlet):
+    assert engine.has_room
+    first, second = new_outlet(), new_outlet()
+    engine.attach(first)
+    engine.attach(second)
+    assert engine.has_room
+    second.fill()
+    assert not engine.has_room
+    second.take()
+    assert engine.has_room

@@ -134,6 +134,11 @@ class Engine(ABC):
     def detach(self, outlet: Outlet) -> None:
         """Stop spreading to this outlet."""
 
+    @property
+    def has_room(self) -> bool:
+        """Whether an event can be taken now: neither the engine nor an outlet is at its bound."""
+        return True
+
     @abstractmethod
     async def publish(self, events: Sequence[Event]) -> tuple[Accepted, ...]:
         """Accept all of the events, or none, and return what became of them.

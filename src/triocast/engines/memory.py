@@ -91,6 +91,10 @@ class MemoryEngine(Engine):
     def detach(self, outlet: Outlet) -> None:
         self._outlets.remove(outlet)
 
+    @property
+    def has_room(self) -> bool:
+        return all(outlet.has_room for outlet in self._outlets)
+
     async def publish(self, events: Sequence[Event]) -> tuple[Accepted, ...]:
         await trio.lowlevel.checkpoint_if_cancelled()
         if not events:

@@ -125,7 +125,7 @@ class JobQueue(Generic[W]):
             raise OutcomeUnknown.because(fault) from None
 
     async def _wait_for_room(self) -> None:
-        while self._size >= self._max_bytes and self._closed is None:
+        while not self.has_room and self._closed is None:
             if self._room.is_set():  # A new event only where no task waits for this one.
                 self._room = trio.Event()
             await self._room.wait()
@@ -134,8 +134,13 @@ class JobQueue(Generic[W]):
 
     def _shrink(self, size: int) -> None:
         self._size -= size
-        if self._size < self._max_bytes:
+        if self.has_room:
             self._room.set()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a job would be taken at once."""
+        return self._size < self._max_bytes
 
     @property
     def is_empty(self) -> bool:

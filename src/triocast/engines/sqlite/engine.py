@@ -193,6 +193,10 @@ class SQLiteEngine(Engine):
 
     # Publishing.
 
+    @property
+    def has_room(self) -> bool:
+        return self._publishes.has_room and all(outlet.has_room for outlet in self._outlets)
+
     async def publish(self, events: Sequence[Event]) -> tuple[Accepted, ...]:
         await trio.lowlevel.checkpoint_if_cancelled()
         if not events:
