@@ -63,7 +63,7 @@ class Tables:
             Known(self.revision, store.load_usage(self.db)),
             head=self.head,
             bounds=Bounds(),
-            keep_records=True,
+            records_at=0.0,
             now=0.0,
         )
         batch.check(events)

@@ -51,16 +51,14 @@ def debounce():
 
 @pytest.fixture
 def new_batch(channels, debounce):
-    def new_batch(
-        known=None, *, keep_records=True, max_documents=5, document_bytes=10**6, now=100.0
-    ):
+    def new_batch(known=None, *, records_at=7.2, max_documents=5, document_bytes=10**6, now=100.0):
         return Batch(
             channels,
             debounce,
             Known(0, Usage()) if known is None else known,
             head=HEAD,
             bounds=Bounds(documents=max_documents, document_bytes=document_bytes),
-            keep_records=keep_records,
+            records_at=records_at,
             now=now,
         )
 
@@ -153,7 +151,7 @@ class TestRecords:
         assert [p.event.once.key for p in batch.publications] == ["new"]
 
     def test_no_records_are_kept_if_idempotency_is_off(self, new_batch):
-        batch = new_batch(keep_records=False)
+        batch = new_batch(records_at=None)
         published = [publish(batch, [event(once=once())]) for _ in range(2)]
         assert [p.seq for (p,) in published] == [11, 12]
         assert batch.changes.records == []

@@ -105,18 +105,17 @@ def test_a_forgotten_channel_raises_the_floor_of_its_namespace(tables):
     assert tables.floors() == ({}, {"n": 5, "m": 3})
 
 
-def test_old_idempotency_records_are_removed_a_few_at_a_time(tables, small_steps, monkeypatch):
+def test_old_idempotency_records_are_removed_a_few_at_a_time(tables, small_steps):
     for moment, keys in ((100, "abcd"), (200, "xy")):
-        monkeypatch.setattr(time, "time", lambda moment=moment: moment)
         onces = [Once("ann", key, 0, b"1") for key in keys]
-        records = [record_of(once, Record(b"1", 1)) for once in onces]
+        records = [record_of(once, Record(b"1", 1), moment) for once in onces]
         store.append(tables.db, Changes(0, records=records))
         usage = Usage(records=len(keys), record_bytes=len(keys) * (4 + RECORD_OVERHEAD))
         store.append(tables.db, Changes(0, usage=usage))
     found = []
     for _ in range(3):
         usage = store.load_usage(tables.db)
-        removed = removing.trim_records(tables.db, seconds=60, usage=usage, bounds=Bounds())
+        removed = removing.trim_records(tables.db, oldest=140, usage=usage, bounds=Bounds())
         found.append(removed.records)
     assert found == [-3, -1, 0]
     assert tables.db.execute("SELECT key FROM published").fetchall() == [("x",), ("y",)]
@@ -126,15 +125,14 @@ def test_old_idempotency_records_are_removed_a_few_at_a_time(tables, small_steps
 @pytest.mark.parametrize(
     "bounds", [Bounds(records=2), Bounds(record_bytes=2 * (4 + RECORD_OVERHEAD))]
 )
-def test_of_too_many_idempotency_records_the_oldest_go(tables, monkeypatch, bounds):
+def test_of_too_many_idempotency_records_the_oldest_go(tables, bounds):
     for moment, key in enumerate("abcd", 100):
-        monkeypatch.setattr(time, "time", lambda moment=moment: moment)
         once = Once("ann", key, 0, b"1")
         usage = Usage(records=1, record_bytes=4 + RECORD_OVERHEAD)
-        records = [record_of(once, Record(b"1", 1))]
+        records = [record_of(once, Record(b"1", 1), moment)]
         store.append(tables.db, Changes(0, records=records, usage=usage))
     usage = store.load_usage(tables.db)
-    removed = removing.trim_records(tables.db, seconds=60, usage=usage, bounds=bounds)
+    removed = removing.trim_records(tables.db, oldest=43, usage=usage, bounds=bounds)
     assert removed.records == -2
     assert tables.db.execute("SELECT key FROM published").fetchall() == [("c",), ("d",)]
 

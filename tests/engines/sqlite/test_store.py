@@ -1,7 +1,6 @@
 """A commit is kept as a whole or not at all, and everything in it can be loaded again."""
 
 import sqlite3
-import time
 
 import attrs
 import pytest
@@ -52,10 +51,10 @@ def documents(*found):
     return {(each.channel, each.key): each for each in found}
 
 
-def known_of(db, onces=(), places=(), *, seconds=10**9):
+def known_of(db, onces=(), places=(), *, oldest=0.0):
     known = Known(0, Usage())
     asked = [(once.scope, once.key, once.index) for once in onces]
-    find_known(db, known, asked, places, seconds=seconds)
+    find_known(db, known, asked, places, oldest=oldest)
     return known
 
 
@@ -65,7 +64,7 @@ EVERYTHING = Changes(
     seq=2,
     rows=[row(1), row(2)],
     channels=[channel(1, "a")],
-    records=[record_of(ONCE, Record(b"1", 2, 7))],
+    records=[record_of(ONCE, Record(b"1", 2, 7), 100)],
     revision=7,
     usage=Usage(2, 20, 1, 10, 1, 5),
     documents=documents(document("k", 7)),
@@ -158,7 +157,7 @@ class TestHeld:
 
 class TestRecords:
     def test_a_record_belongs_to_one_publisher_key_and_index(self, db):
-        append(db, Changes(0, records=[record_of(ONCE, Record(b"1", 3))]))
+        append(db, Changes(0, records=[record_of(ONCE, Record(b"1", 3), 100)]))
         others = [
             attrs.evolve(ONCE, **other) for other in ({"scope": "bob"}, {"key": "l"}, {"index": 1})
         ]
@@ -166,22 +165,20 @@ class TestRecords:
 
     def test_all_that_the_first_answer_said_is_kept(self, db):
         record = Record(b"1", 3, 4, "e", 12, "news")
-        append(db, Changes(0, records=[record_of(ONCE, record)]))
+        append(db, Changes(0, records=[record_of(ONCE, record, 100)]))
         assert known_of(db, [ONCE]).records == {("ann", "k", 0): record}
 
     def test_a_newer_one_takes_the_place_of_one_that_is_too_old(self, db):
         for seq in (3, 4):
-            append(db, Changes(0, records=[record_of(ONCE, Record(b"%d" % seq, seq))]))
+            append(db, Changes(0, records=[record_of(ONCE, Record(b"%d" % seq, seq), 100)]))
         assert known_of(db, [ONCE]).records == {("ann", "k", 0): Record(b"4", 4)}
 
     @pytest.mark.parametrize(
         ("later", "is_known"), [(0, True), (59.9, True), (60, True), (61.1, False)]
     )
-    def test_a_record_lives_for_its_whole_time(self, db, monkeypatch, later, is_known):
+    def test_a_record_lives_for_its_whole_time(self, db, later, is_known):
         now = 1_000_000.9
-        monkeypatch.setattr(time, "time", lambda: now)
-        append(db, Changes(0, records=[record_of(ONCE, Record(b"1", 3))]))
-        now += later
-        known = known_of(db, [ONCE], seconds=60)
+        append(db, Changes(0, records=[record_of(ONCE, Record(b"1", 3), now)]))
+        known = known_of(db, [ONCE], oldest=now + later - 60)
         assert bool(known.records) is is_known
         assert bool(known.expired) is not is_known

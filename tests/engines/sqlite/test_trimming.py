@@ -25,7 +25,7 @@ def event(channel="a", data=b"1", **fields):
     return Event("T", data, channel, **{"timestamp": "2026-01-31T12:00:00.123Z"} | fields)
 
 
-def trimming_of(tables, *, history_bytes=10**9, idempotency_seconds=60.0, lock=None, bounds=None):
+def trimming_of(tables, *, history_bytes=10**9, oldest_record=0.0, lock=None, bounds=None):
     usage = [store.load_usage(tables.db)]
 
     def note_removed(less):
@@ -35,7 +35,7 @@ def trimming_of(tables, *, history_bytes=10**9, idempotency_seconds=60.0, lock=N
         tables.db,
         retention=tables.retention,
         history_bytes=history_bytes,
-        idempotency_seconds=idempotency_seconds,
+        oldest_record=lambda: oldest_record,
         bounds=bounds or Bounds(),
         usage=lambda: usage[0],
         note_removed=note_removed,
@@ -136,18 +136,17 @@ async def test_old_events_are_removed_from_every_channel(db, new_tables, small_s
     assert len(tables.seqs("ever")) == 50
 
 
-async def test_old_idempotency_records_are_removed(tables, small_steps, monkeypatch):
+async def test_old_idempotency_records_are_removed(tables, small_steps):
     for moment, keys in ((100, range(25)), (200, "xy")):
-        monkeypatch.setattr(time, "time", lambda moment=moment: moment)
         onces = [Once("ann", f"{key}", 0, b"1") for key in keys]
-        records = [record_of(once, Record(b"1", 1)) for once in onces]
+        records = [record_of(once, Record(b"1", 1), moment) for once in onces]
         store.append(tables.db, Changes(0, records=records))
-    await trimming_of(tables, idempotency_seconds=60).trim()
+    await trimming_of(tables, oldest_record=140.0).trim()
     assert tables.db.execute("SELECT key FROM published").fetchall() == [("x",), ("y",)]
 
 
 async def test_too_many_idempotency_records_go_while_others_are_published(tables, small_steps):
-    records = [record_of(Once("ann", f"{key}", 0, b"1"), Record(b"1", 1)) for key in range(25)]
+    records = [record_of(Once("ann", f"{key}", 0, b"1"), Record(b"1", 1), 100) for key in range(25)]
     store.append(tables.db, Changes(0, records=records, usage=Usage(records=25)))
     retention = trimming_of(tables, bounds=Bounds(records=5))
     for left in (15, 5, 5):

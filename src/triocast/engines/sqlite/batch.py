@@ -29,6 +29,7 @@ class Batch:
 
     Changes what is in memory as it goes; `undo` takes that back if the commit fails. ``known`` is
     what the store has under the events' idempotency keys and of the documents that they write.
+    ``records_at`` is when it happens by the store's `Ages`; None keeps no records of keys.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Batch:
         *,
         head: Position,
         bounds: Bounds,
-        keep_records: bool,
+        records_at: float | None,
         now: float,
     ) -> None:
         self.publications: list[Publication] = []
@@ -53,7 +54,7 @@ class Batch:
         self._known = known
         self._epoch = head.epoch
         self._bounds = bounds
-        self._keep_records = keep_records
+        self._records_at = records_at
         self._now = now
         self._before: dict[str, tuple[int, int, int]] = {}
         self._new: list[Channel] = []
@@ -85,11 +86,11 @@ class Batch:
         accepted: Accepted = Pending(event, self._epoch)
         for each in ready:
             accepted = self._place(each)
-        if event.once is not None and self._keep_records:
+        if event.once is not None and self._records_at is not None:
             seq = accepted.seq if isinstance(accepted, Publication) else 0
             place = place_of(event.once)
             record = self._known.records[place] = Record.of(event, seq, self._epoch)
-            self._records.append(record_of(event.once, record))
+            self._records.append(record_of(event.once, record, self._records_at))
             if place not in self._known.expired:  # Else it takes the place of one.
                 self._added += Usage(records=1, record_bytes=record_size(place))
         return accepted

@@ -141,7 +141,7 @@ class SQLiteEngine(Engine):
             self._file.writer,
             retention=retention,
             history_bytes=history_bytes,
-            idempotency_seconds=idempotency_seconds,
+            oldest_record=self._oldest_record,
             bounds=self._bounds,
             usage=lambda: self._usage,
             note_removed=self._note_removed,
@@ -250,7 +250,7 @@ class SQLiteEngine(Engine):
             known,
             head=self._head,
             bounds=self._bounds,
-            keep_records=self._idempotency_seconds > 0,
+            records_at=self._file.ages.now() if self._idempotency_seconds > 0 else None,
             now=trio.current_time(),
         )
         outcomes: list[tuple[Job[_Publish], Any]] = []
@@ -312,9 +312,13 @@ class SQLiteEngine(Engine):
         places = [place_of(event.once) for event in events if event.once is not None]
         documents = [document_of(event) for event in events if event.write is not None]
         if places or documents:
-            find = partial(store.find_known, seconds=self._idempotency_seconds)
+            find = partial(store.find_known, oldest=self._oldest_record())
             await self._writing.call(find, self._file.writer, known, places, documents)
         return known
+
+    def _oldest_record(self) -> float:
+        """Return since when idempotency records are kept, by the store's `Ages`."""
+        return self._file.ages.now() - self._idempotency_seconds
 
     def _failed(self, error: sqlite3.Error) -> TriocastError:
         """Note that the store failed; return what to tell those who asked something of it."""

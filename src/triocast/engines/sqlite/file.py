@@ -22,6 +22,7 @@ import attrs
 
 from triocast.engines.documents import DOCUMENT_OVERHEAD
 from triocast.engines.idempotency import RECORD_OVERHEAD
+from triocast.engines.sqlite.ages import OFFSET, Ages
 from triocast.engines.sqlite.rows import ROW_OVERHEAD
 from triocast.events import Position, namespace_of
 
@@ -152,6 +153,7 @@ class StoreFile:
     readers: tuple[sqlite3.Connection, ...]
     epoch: str
     seq: int
+    ages: Ages
     _lock: int
     _head: int
 
@@ -196,7 +198,7 @@ def open_file(path: Path, *, durable: bool) -> StoreFile:
             writer = _connect(path)
             stack.callback(writer.close)
             noted = _read_note(os.pread(head, 200, 0))
-            epoch, seq = _prepare(writer, path, noted, durable=durable)
+            epoch, seq, ages = _prepare(writer, path, noted, durable=durable)
             if noted != Position(epoch, seq):
                 _write_note(head, epoch, seq)
             readers = tuple(_connect(path) for _ in range(READERS))
@@ -210,7 +212,7 @@ def open_file(path: Path, *, durable: bool) -> StoreFile:
                 f"{path} cannot be read or written ({error.strerror})", "look at the disk"
             ) from None
         stack.pop_all()
-        return StoreFile(path, writer, readers, epoch, seq, lock, head)
+        return StoreFile(path, writer, readers, epoch, seq, ages, lock, head)
 
 
 def claim(lock: int, path: Path) -> None:
@@ -253,8 +255,11 @@ def write_note(path: Path, epoch: str, seq: int) -> None:
 
 def _prepare(
     db: sqlite3.Connection, path: Path, noted: Position | None, *, durable: bool
-) -> tuple[str, int]:
-    """Bring an open file into use; return its epoch and head. Raises CannotOpen, sqlite3.Error."""
+) -> tuple[str, int, Ages]:
+    """Bring an open file into use; return its epoch, head and ages.
+
+    Raises CannotOpen, sqlite3.Error.
+    """
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -289,13 +294,18 @@ def _prepare(
         or (meta["boot"] != boot and not meta["clean"] and not meta["durable"])
     ):
         epoch = secrets.token_hex(4)
+    has_run = boot and meta.get("boot") == boot
+    # Without what is no time, as a damaged row may have it.
+    (newest,) = db.execute("SELECT max(at) FROM published WHERE at < 1e12").fetchone()
+    ages = Ages.continued(meta.get(OFFSET) if has_run else None, newest=newest or 0)
     values = {
         "epoch": epoch, "head": seq, "inode": inode, "boot": boot, "clean": 0,
         "durable": int(durable), "revision": meta.get("revision", 0),
+        OFFSET: ages.offset,
     }  # fmt: skip
     db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
     db.execute("COMMIT")
-    return epoch, seq
+    return epoch, seq, ages
 
 
 def _head_line(epoch: str, seq: int) -> bytes:

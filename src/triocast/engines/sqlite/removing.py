@@ -5,7 +5,6 @@ sqlite3.Error.
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -128,12 +127,11 @@ def merge_floors(db: sqlite3.Connection) -> None:
         db.execute("INSERT INTO namespaces VALUES (?, ?)", (OTHERS, highest))
 
 
-def trim_records(db: sqlite3.Connection, *, seconds: float, usage: Usage, bounds: Bounds) -> Usage:
-    """Remove the oldest idempotency records that are too old or too many, some of them.
+def trim_records(db: sqlite3.Connection, *, oldest: float, usage: Usage, bounds: Bounds) -> Usage:
+    """Remove some of the idempotency records that are too many, or were made before ``oldest``.
 
     Return by how much less there is then, in negative numbers.
     """
-    oldest = time.time() - seconds
     removed = Usage()
     places: list[Place] = []
     query = "SELECT at, scope, key, number FROM published ORDER BY at LIMIT ?"
@@ -141,7 +139,8 @@ def trim_records(db: sqlite3.Connection, *, seconds: float, usage: Usage, bounds
         for at, *place in db.execute(query, (TRIM_EVENTS,)):
             left = usage + removed
             if (
-                at >= oldest
+                isinstance(at, int | float)  # A damaged one goes with the old ones.
+                and at >= oldest
                 and left.records <= bounds.records
                 and left.record_bytes <= bounds.record_bytes
             ):

@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 import math
 import sqlite3
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -171,9 +170,9 @@ def load_held(db: sqlite3.Connection) -> list[tuple[int, Event]]:
     return held
 
 
-def record_of(once: Once, record: Record) -> Row:
-    """Return an idempotency record as its table has it."""
-    at = math.ceil(time.time())  # Whole seconds, rounded so that no record expires too soon.
+def record_of(once: Once, record: Record, made_at: float) -> Row:
+    """Return an idempotency record as its table has it; ``made_at`` is by the store's `Ages`."""
+    at = math.ceil(made_at)  # Whole seconds, rounded so that no record expires too soon.
     return (
         once.scope, once.key, once.index, record.digest, record.seq, at, record.version,
         record.epoch, record.subscribers, record.channel,
@@ -200,17 +199,16 @@ def find_known(
     places: Iterable[Place],
     documents: Iterable[DocumentPlace],
     *,
-    seconds: float,
+    oldest: float,
 ) -> None:
-    """Fill in what was published under keys, if not too long ago, and the documents."""
+    """Fill in what was published under keys, if not before ``oldest``, and the documents."""
     query = (
         "SELECT at, digest, seq, version, epoch, subscribers, channel FROM published"
         " WHERE scope = ? AND key = ? AND number = ?"
     )
-    oldest = time.time() - seconds
     for place in places:
         row = db.execute(query, place).fetchone()
-        if row is not None and row[0] >= oldest:
+        if row is not None and isinstance(row[0], int | float) and row[0] >= oldest:
             known.records[place] = Record(*row[1:])
         elif row is not None:
             known.expired.add(place)

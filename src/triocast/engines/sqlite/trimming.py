@@ -30,6 +30,7 @@ _CHANNELS_PER_TURN: Final = 200
 class Trimming:
     """Removes events of a store. Whoever writes to it holds ``lock``, and so does this.
 
+    ``oldest_record`` tells since when idempotency records are kept, by the store's `Ages`.
     ``channels`` are the engine's, by id; ``forget`` is called for one that nothing is kept of any
     more. All methods raise sqlite3.Error.
     """
@@ -40,7 +41,7 @@ class Trimming:
         *,
         retention: Retention,
         history_bytes: int,
-        idempotency_seconds: float,
+        oldest_record: Callable[[], float],
         bounds: Bounds,
         usage: Callable[[], Usage],
         note_removed: Callable[[Usage], None],
@@ -52,7 +53,7 @@ class Trimming:
         self._db = db
         self._retention = retention
         self._history_bytes = history_bytes
-        self._idempotency_seconds = idempotency_seconds
+        self._oldest_record = oldest_record
         self._bounds = bounds
         self._usage = usage
         self._note_removed = note_removed
@@ -138,7 +139,7 @@ class Trimming:
         async with self._lock:
             trim = partial(
                 removing.trim_records,
-                seconds=self._idempotency_seconds,
+                oldest=self._oldest_record(),
                 usage=self._usage(),
                 bounds=self._bounds,
             )
