@@ -14,7 +14,7 @@ import trio
 from triocast import access
 from triocast.connection import Connection
 from triocast.engines import Engine
-from triocast.errors import EndReason, ShuttingDown, TooManyConnections, TriocastError
+from triocast.errors import EndReason, Flood, ShuttingDown, TooManyConnections, TriocastError
 from triocast.hub import Hub
 from triocast.outbox import Overflow
 from triocast.presence import Presence
@@ -112,6 +112,10 @@ class Connections:
         """Count and log that a client was refused before it was a connection."""
         self.refused[error.code] += 1
         access.refused(error.code, address)
+
+    def note_flood(self, address: str | None) -> None:
+        """Count and log that a client's HTTP was ended for a flood."""
+        self.note_refusal(Flood("too many frames that say nothing"), address)
 
     def counts(self) -> dict[str, int]:
         """Return how many connections there are by transport and by way, and what they queue."""

@@ -18,6 +18,7 @@ whether it is ``temporary`` (the same request may succeed later).
       WrongContentType          415
         WrongContentEncoding
       IdempotencyConflict       422
+      Flood                     429, temporary
       InternalError             500
       Unavailable               503, temporary
         TooManyConnections  Overloaded  ShuttingDown  OutcomeUnknown
@@ -143,6 +144,14 @@ class IdempotencyConflict(TriocastError):
     status = 422
 
 
+class Flood(TriocastError):
+    """A client sent too much that says nothing (see `triocast.floods`)."""
+
+    code = "flood"
+    status = 429
+    temporary = True
+
+
 class InternalError(TriocastError):
     """A fault of ours. It is logged with its traceback; the client is told nothing about it."""
 
@@ -258,6 +267,7 @@ class EndReason(Enum):
     INVALID_TEXT = ("invalid_text", CloseCode.INVALID_TEXT)
     MESSAGE_TOO_BIG = ("message_too_big", CloseCode.MESSAGE_TOO_BIG)
     POLICY = ("policy", CloseCode.POLICY)
+    FLOOD = ("flood", CloseCode.POLICY)
     GRANT_ENDED = ("grant_ended", CloseCode.UNAUTHORIZED)
     LEFT = ("left", CloseCode.NORMAL)
     REPLACED = ("replaced", CloseCode.REPLACED)

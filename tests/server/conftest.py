@@ -116,6 +116,7 @@ async def open_site(nursery):
             arrivals=Turnstile(),
             requests=Turnstile(),
             send_seconds=settings.heartbeat_seconds,
+            note_flood=node.connections.note_flood,
         )
         for run in (node.run, service.arrivals.run, service.requests.run):
             nursery.start_soon(run)

@@ -9,7 +9,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from triocast.connection import Connection
+from triocast.floods import MAX_UNITS
 from triocast.server.http import HTTP, MOST_HELD_BYTES
+from triocast.server.http2 import PREFACE
 from triocast.server.turnstile import Turnstile
 from triocast.transports.native import NativeConnection
 from triocast.transports.sse import SSEConnection
@@ -103,6 +105,33 @@ async def ends_within(session, seconds):
     with trio.move_on_after(seconds):
         await session.ended.wait()
     return session.ended.is_set()
+
+
+# Floods.
+
+CHUNK_FLOOD = (
+    b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+    b"Content-Type: application/json\r\n\r\n" + b"1\r\n \r\n" * (MAX_UNITS + 10)
+)
+PING = b"\0\0\x08\6" + bytes(13)
+PING_FLOOD = PREFACE + b"\0\0\0\4" + bytes(5) + PING * (MAX_UNITS + 10)
+
+
+@pytest.mark.parametrize(
+    "flood", [CHUNK_FLOOD % b"/realtime/broadcast", CHUNK_FLOOD % b"/a", PING_FLOOD]
+)
+async def test_a_flood_is_counted_and_logged(open_http, autojump_clock, caplog, flood):
+    async def take_body(scope, receive, send):
+        while (await receive())["type"] == "http.request":
+            pass
+
+    caplog.set_level("INFO", logger="triocast.access")
+    session = open_http(take_body)
+    await session.client.send(flood)
+    assert await ends_within(session, 3)
+    assert session.site.node.connections.refused == {"flood": 1}
+    assert "refuse code=flood" in caplog.text
+    assert session.http.linger
 
 
 # Requests and their order.

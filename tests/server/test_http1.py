@@ -5,7 +5,8 @@ import trio
 from hypercorn.events import Closed, RawData
 from trio.testing import wait_all_tasks_blocked
 
-from triocast.server.http1 import SafeH11Protocol
+from triocast.floods import MAX_UNITS
+from triocast.server.http1 import Flooded, SafeH11Protocol
 
 UPGRADE = (
     b"Host: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"
@@ -243,3 +244,66 @@ async def test_a_head_beyond_the_bound_is_refused(open_http1):
     await feed(protocol, b"GET /" + b"a" * bound)
     assert statuses(sent.take()) == [431]
     assert sent.is_closed
+
+
+# Bodies in small pieces.
+
+
+class Upload:
+    """Answers with the length of the body, or notes that its client went."""
+
+    def __init__(self):
+        self.size = 0
+        self.ends = []
+
+    async def __call__(self, scope, receive, send):
+        more = True
+        while more:
+            message = await receive()
+            self.size += len(message.get("body", b""))
+            more = message.get("more_body", False)
+        self.ends.append(message["type"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"%d" % self.size})
+
+
+CHUNKED = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1_000, 10_000_000])
+async def test_a_flood_of_small_chunks_is_refused(open_http1, autojump_clock, caplog, size):
+    app = Upload()
+    protocol, sent = await open_http1(app)
+    flood = CHUNKED + b"1\r\nx\r\n" * (MAX_UNITS + 10)
+    for start in range(0, len(flood), size):
+        await feed(protocol, flood[start : start + size])
+    assert statuses(sent.take()) == [429]
+    assert any(isinstance(event, Flooded) for event in sent.events)
+    await protocol.handle(Closed())
+    await wait_all_tasks_blocked()
+    assert app.ends == ["http.disconnect"]
+    assert app.size == MAX_UNITS
+    assert "Error" not in caplog.text
+
+
+async def test_a_client_that_publishes_the_smallest_events_one_by_one_is_no_flood(open_http1):
+    app = Upload()
+    protocol, sent = await open_http1(app)
+    line = b'{"data":1}\n'
+    await feed(protocol, CHUNKED)
+    for _ in range(4):
+        await feed(protocol, b"%x\r\n%b\r\n" % (len(line), line) * MAX_UNITS)
+    await feed(protocol, b"0\r\n\r\n")
+    assert statuses(sent.take()) == [200]
+    assert app.size == 4 * MAX_UNITS * len(line)
+
+
+async def test_empty_lines_that_keep_a_quiet_upload_open_are_no_flood(open_http1, autojump_clock):
+    app = Upload()
+    protocol, sent = await open_http1(app)
+    await feed(protocol, CHUNKED)
+    for _ in range(2 * MAX_UNITS):
+        await feed(protocol, b"1\r\n\n\r\n")
+        await trio.sleep(1)
+    await feed(protocol, b"0\r\n\r\n")
+    assert statuses(sent.take()) == [200]

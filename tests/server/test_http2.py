@@ -4,16 +4,20 @@ import h2.events
 import pytest
 import trio
 from h2.errors import ErrorCodes
-from hypercorn.events import RawData
+from hypercorn.events import Closed, RawData
 from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
+from triocast.floods import MAX_UNITS, MIN_DATA_BYTES, UNITS_PER_SECOND
+from triocast.server.config import H2_STREAMS
+from triocast.server.http1 import Flooded
 from triocast.server.http2 import (
     END_SECONDS,
-    MOST_RESETS,
+    FRAMES_PER_PORTION,
     PREFACE,
+    RESET_UNITS,
     FrameHeads,
     SafeH2Protocol,
     SafeStreamBuffer,
@@ -22,27 +26,38 @@ from triocast.server.http2 import (
 from .clients import H2Client
 
 
-def frame(length: int) -> bytes:
-    return length.to_bytes(3, "big") + bytes(6) + bytes(length)
+def frame(length: int, kind: int = 0, stream: int = 1) -> bytes:
+    return length.to_bytes(3, "big") + bytes((kind, 0)) + stream.to_bytes(4, "big") + bytes(length)
 
 
-@given(
-    st.lists(st.integers(0, 100), max_size=5),
-    st.lists(st.integers(0, 100), max_size=20),
-)
-def test_frame_lengths_are_known_whatever_the_chunks(lengths, sizes):
-    stream = PREFACE + b"".join(frame(length) for length in lengths)
-    heads = FrameHeads()
+def heads_of(chunks):
+    """Return the heads in these bytes; check that no byte is lost and no portion is too large."""
+    follower = FrameHeads()
+    found = []
+    for chunk in chunks:
+        portions = list(follower.portions(chunk))
+        assert b"".join(portion for portion, _ in portions) == chunk
+        assert all(len(heads) <= FRAMES_PER_PORTION for _, heads in portions)
+        found += [head for _, heads in portions for head in heads]
+    return found
+
+
+frames = st.tuples(st.integers(0, 100), st.integers(0, 255), st.integers(0, 2**31 - 1))
+
+
+@given(st.lists(frames, max_size=30), st.lists(st.integers(0, 100), max_size=20))
+def test_frames_are_followed_whatever_the_chunks(frames, sizes):
+    stream = PREFACE + b"".join(frame(*each) for each in frames)
+    chunks = []
     for size in [*sizes, len(stream)]:
-        heads.feed(stream[:size])
+        chunks.append(stream[:size])
         stream = stream[size:]
-    assert heads.longest == max(lengths, default=0)
+    assert [(h.length, h.kind, h.stream) for h in heads_of(chunks)] == frames
 
 
 def test_a_length_is_known_before_its_payload_comes():
-    heads = FrameHeads()
-    heads.feed(PREFACE + (1 << 23).to_bytes(3, "big") + bytes(6))
-    assert heads.longest == 1 << 23
+    (head,) = heads_of([PREFACE + (1 << 23).to_bytes(3, "big") + bytes(6)])
+    assert head.length == 1 << 23
 
 
 async def test_a_writer_waits_until_little_is_left(nursery, autojump_clock):
@@ -179,11 +194,12 @@ async def test_a_websocket_is_opened_without_compression(open_http2):
     assert offer not in scope["headers"]
 
 
-async def test_priority_frames_are_ignored(open_http2):
+async def test_priority_frames_are_ignored(open_http2, autojump_clock):
     client, protocol, sent = await open_http2(App())
     for stream in range(1, 3_001, 2):
         client.connection.prioritize(stream, weight=10, depends_on=0)
-    await client.talk(protocol, sent)
+        await client.talk(protocol, sent)
+        await trio.sleep(1 / UNITS_PER_SECOND)
     stream = client.get("/one")
     await client.talk(protocol, sent)
     assert client.bodies == {stream: b"GET /one"}
@@ -209,8 +225,14 @@ async def test_data_behind_a_response_that_came_early_does_no_harm(open_http2):
     assert client.bodies[other] == b"GET /one"
 
 
+MOST_RESETS = MAX_UNITS // RESET_UNITS - 1
+"""Streams that a client may reset at once; its settings and their acknowledgement count, too."""
+
+
 @pytest.mark.parametrize("whole", [True, False])
-async def test_a_flood_of_resets_before_the_answer_ends_the_connection(open_http2, whole):
+async def test_a_flood_of_resets_before_the_answer_ends_the_connection(
+    open_http2, autojump_clock, whole
+):
     """CVE-2023-44487, with requests that are whole and such that are not."""
     client, protocol, sent = await open_http2(App(patient=True))
 
@@ -226,7 +248,7 @@ async def test_a_flood_of_resets_before_the_answer_ends_the_connection(open_http
     assert sent.is_closed
 
 
-async def test_a_late_answer_to_a_reset_stream_does_not_excuse_it(open_http2):
+async def test_a_late_answer_to_a_reset_stream_does_not_excuse_it(open_http2, autojump_clock):
     app = App(patient=True)
     client, protocol, sent = await open_http2(app)
     for _ in range(MOST_RESETS):
@@ -235,7 +257,8 @@ async def test_a_late_answer_to_a_reset_stream_does_not_excuse_it(open_http2):
     app.may_answer.set()
     await wait_all_tasks_blocked()
     app.may_answer = trio.Event()
-    client.connection.reset_stream(client.get("/slow"))
+    for _ in range(2):
+        client.connection.reset_stream(client.get("/slow"))
     await client.talk(protocol, sent)
     assert client.goodbye == ErrorCodes.ENHANCE_YOUR_CALM
 
@@ -262,6 +285,221 @@ async def test_resets_among_requests_that_are_answered_are_no_flood(open_http2):
         client.connection.reset_stream(client.get("/a"))
         client.get("/b")
         await client.talk(protocol, sent)
+    assert client.goodbye is None
+
+
+async def test_streams_that_were_answered_may_all_be_reset_at_once(open_http2, autojump_clock):
+    """A browser that is closed does so, behind a proxy that has many of them on one connection."""
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await trio.sleep_forever()
+
+    client, protocol, sent = await open_http2(app)
+    streams = [client.get("/events") for _ in range(H2_STREAMS)]
+    await client.talk(protocol, sent)
+    await trio.sleep(3_600)
+    for stream in streams:
+        client.connection.reset_stream(stream)
+    await client.talk(protocol, sent)
+    assert client.goodbye is None
+    assert len(streams) > MOST_RESETS
+
+
+# Floods.
+
+
+def padded(stream: int, size: int) -> bytes:
+    data = bytes((size,)) + bytes(size)
+    return len(data).to_bytes(3, "big") + b"\0\x08" + stream.to_bytes(4, "big") + data
+
+
+FLOODS = {
+    "WINDOW_UPDATE of the connection": frame(0, 8, 0)[:9].replace(b"\0\0\0", b"\0\0\4", 1)
+    + b"\0\0\0\1",
+    "WINDOW_UPDATE of a stream": frame(0, 8, 1)[:9].replace(b"\0\0\0", b"\0\0\4", 1) + b"\0\0\0\1",
+    "PRIORITY": b"\0\0\5\2\0\0\0\0\1" + b"\0\0\0\0\x10",
+    "SETTINGS": frame(0, 4, 0),
+    "SETTINGS acknowledged": b"\0\0\0\4\1\0\0\0\0",
+    "PING": frame(8, 6, 0),
+    "unknown": frame(3, 0x55, 1),
+    "empty DATA": frame(0),
+    "small DATA": frame(1),
+    "padding": padded(1, 20),
+    "RST_STREAM of a closed stream": frame(4, 3, 3),
+    "empty DATA of a closed stream": frame(0, 0, 3),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+@pytest.mark.parametrize("size", [200, 65_536])
+async def test_a_flood_of_frames_that_say_nothing_ends_the_connection(
+    open_http2, autojump_clock, name, size
+):
+    client, protocol, sent = await open_http2(Uploads())
+    client.request(b"/upload", method=b"POST", end=False)
+    closed = client.get("/healthz")
+    assert closed == 3
+    await client.talk(protocol, sent)
+    assert client.ended == [closed]
+    flood = FLOODS[name] * (MAX_UNITS + 20)
+    for start in range(0, len(flood), size):
+        await protocol.handle(RawData(flood[start : start + size]))
+        await wait_all_tasks_blocked()
+    client.receive(sent.take())
+    assert client.goodbye == ErrorCodes.ENHANCE_YOUR_CALM
+    await protocol.handle(RawData(b"\xff" * 100))
+    assert sent.take() == b""
+    assert [type(event) for event in sent.events if isinstance(event, Closed)] == [Flooded]
+
+
+async def test_a_flood_of_requests_that_are_refused_ends_the_connection(open_http2, autojump_clock):
+    client, protocol, sent = await open_http2(App())
+    for _ in range(MAX_UNITS // RESET_UNITS + 1):
+        client.request(b"no path")
+    await client.talk(protocol, sent)
+    assert client.goodbye == ErrorCodes.ENHANCE_YOUR_CALM
+
+
+async def test_settings_count_by_their_size(open_http2, autojump_clock):
+    """`h2` keeps what it is told, also what it does not know."""
+    client, protocol, sent = await open_http2(App())
+    unknown = b"".join(number.to_bytes(2, "big") + bytes(4) for number in range(1_000, 3_000))
+    for _ in range(10):
+        await protocol.handle(RawData(len(unknown).to_bytes(3, "big") + b"\4" + bytes(5) + unknown))
+    client.receive(sent.take())
+    assert client.goodbye == ErrorCodes.ENHANCE_YOUR_CALM
+
+
+async def test_one_read_of_small_frames_is_done_in_turns(
+    open_http2, work, monkeypatch, autojump_clock
+):
+    units = SafeH2Protocol._event_units
+
+    def count(self, event):
+        work.did()
+        return units(self, event)
+
+    monkeypatch.setattr(SafeH2Protocol, "_event_units", count)
+    client, protocol, _ = await open_http2(App())
+    pings = MAX_UNITS - 10
+    await protocol.handle(RawData(FLOODS["PING"] * pings))
+    assert work.done > pings > work.PER_TURN
+    assert work.longest <= work.PER_TURN + FRAMES_PER_PORTION
+    assert client.goodbye is None
+
+
+class Uploads(App):
+    """Takes the bodies of POSTs, and answers with their size."""
+
+    async def __call__(self, scope, receive, send):
+        if scope["method"] != "POST":
+            await super().__call__(scope, receive, send)
+            return
+        size, more = 0, True
+        while more:
+            message = await receive()
+            size += len(message.get("body", b""))
+            more = message.get("more_body", False)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"%d" % size})
+
+
+async def test_a_client_with_many_requests_is_no_flood(open_http2, autojump_clock):
+    """Browsers send frames for windows and priorities with each request."""
+    client, protocol, sent = await open_http2(Uploads())
+    for _ in range(MAX_UNITS):
+        stream = client.request(b"/one", method=b"POST", end=False)
+        client.connection.prioritize(stream, weight=10, depends_on=0)
+        client.connection.increment_flow_control_window(1_000, stream)
+        client.connection.increment_flow_control_window(1_000)
+        client.connection.send_data(stream, b"{}")
+        client.connection.send_data(stream, b"", end_stream=True)
+        await client.talk(protocol, sent)
+    assert client.goodbye is None
+    assert len(client.ended) == MAX_UNITS
+
+
+async def test_a_client_that_publishes_the_smallest_events_one_by_one_is_no_flood(
+    open_http2, autojump_clock
+):
+    client, protocol, sent = await open_http2(Uploads())
+    stream = client.request(b"/upload", method=b"POST", end=False)
+    line = b'{"data":1}\n'
+    assert len(line) >= MIN_DATA_BYTES
+    for _ in range(4):
+        for _ in range(MAX_UNITS):
+            client.connection.send_data(stream, line)
+        await client.talk(protocol, sent)
+    client.connection.end_stream(stream)
+    await client.talk(protocol, sent)
+    assert client.bodies == {stream: b"%d" % (4 * MAX_UNITS * len(line))}
+
+
+async def test_a_client_that_opens_its_windows_for_each_event_is_no_flood(
+    open_http2, autojump_clock
+):
+    count = 2 * MAX_UNITS
+    event = b'data: {"type":"t","timestamp":"2026-01-01T00:00:00.000Z","data":1}\n\n'
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(count):
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+            await trio.sleep(0.000_1)
+        await send({"type": "http.response.body", "body": b""})
+
+    client, protocol, sent = await open_http2(app)
+    stream = client.get("/events")
+    await client.talk(protocol, sent)
+    while stream not in client.ended:
+        await trio.sleep(0.000_1)
+        heard = len(client.heard(h2.events.DataReceived))
+        await client.talk(protocol, sent)
+        more = client.heard(h2.events.DataReceived)[heard:]
+        for _ in more if stream not in client.ended else ():
+            client.connection.increment_flow_control_window(len(event), stream)
+            client.connection.increment_flow_control_window(len(event))
+    assert client.goodbye is None
+    assert client.bodies[stream] == count * event
+
+
+async def test_a_client_whose_windows_are_tiny_is_sent_little_for_it(open_http2, autojump_clock):
+    """Each byte that it takes would be a frame of its own, without end."""
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(1_000_000)})
+
+    client, protocol, sent = await open_http2(app)
+    stream = client.get("/events")
+    await client.talk(protocol, sent)
+    assert client.connection.remote_flow_control_window(stream) == 0
+    for _ in range(MAX_UNITS + 100):
+        if client.goodbye is None:
+            client.connection.increment_flow_control_window(1, stream)
+            client.connection.increment_flow_control_window(1)
+            await client.talk(protocol, sent)
+    assert client.goodbye == ErrorCodes.ENHANCE_YOUR_CALM
+
+
+async def test_small_messages_of_a_websocket_are_no_flood(open_http2, autojump_clock):
+    class Texts(App):
+        async def __call__(self, scope, receive, send):
+            await receive()
+            await send({"type": "websocket.accept"})
+            while (await receive())["type"] == "websocket.receive":
+                self.scopes.append(scope)
+
+    app = Texts()
+    client, protocol, sent = await open_http2(app)
+    stream = client.ask(WEBSOCKET, end=False)
+    await client.talk(protocol, sent)
+    for _ in range(2):
+        for _ in range(MAX_UNITS):
+            client.connection.send_data(stream, b"\x81\x81" + bytes(4) + b"x")
+        await client.talk(protocol, sent)
+    assert len(app.scopes) == 2 * MAX_UNITS
     assert client.goodbye is None
 
 

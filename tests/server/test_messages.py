@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triocast.server import messages
-from triocast.server.messages import read_request, write_head
+from triocast.server.messages import MAX_PIECES, read_request, write_head
 
 
 def read(data, *, address="192.0.2.1", secure=False, max_head_bytes=4_096):
@@ -42,6 +42,20 @@ def test_the_scheme_follows_the_connection(secure, scheme):
 def test_a_body_is_read_whole_and_what_follows_it_is_kept(data):
     request = read(data + GET)
     assert (request.path, request.body, request.behind) == (b"/p", b"hello", GET)
+
+
+async def test_a_body_in_very_many_pieces_is_left_to_who_takes_it_bit_by_bit(work, monkeypatch):
+    next_event = h11.Connection.next_event
+
+    def count(self):
+        work.did()
+        return next_event(self)
+
+    monkeypatch.setattr(h11.Connection, "next_event", count)
+    head = CHUNKED.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    assert read(head + b"1\r\nx\r\n" * 10_000 + b"0\r\n\r\n") is None
+    assert work.done < 2 * MAX_PIECES
+    assert read(head + b"1\r\nx\r\n" * MAX_PIECES + b"0\r\n\r\n").body == b"x" * MAX_PIECES
 
 
 @pytest.mark.parametrize("data", [GET, POST, CHUNKED])

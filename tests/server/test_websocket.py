@@ -9,11 +9,12 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, Protocol, Side
 from wsproto.events import BytesMessage, TextMessage
 
+from triocast.floods import MAX_UNITS
 from triocast.server.http1 import SafeH11Protocol
-from triocast.server.websocket import BoundedMessage
+from triocast.server.websocket import BoundedMessage, SafeWSStream
 from triocast.settings import Settings
 
-MOST = 1_000
+MOST = 2_000
 UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -141,6 +142,57 @@ async def test_a_frame_that_is_wrong_ends_it_with_the_code_for_that(client, fram
     assert answers[-1][1][:2] == code.to_bytes(2, "big")
     assert client.is_closed
     assert [message["type"] for message in client.messages] == ["websocket.disconnect"]
+
+
+FLOODS = {
+    "pings": [text(b"p", opcode=Opcode.PING)],
+    "pongs": [text(b"", opcode=Opcode.PONG)],
+    "empty fragments": [text(b"", opcode=Opcode.CONT, fin=False)],
+    "fragments of a byte": [text(b"x", opcode=Opcode.CONT, fin=False)],
+    "fragments and pings": [
+        text(b"", opcode=Opcode.CONT, fin=False),
+        text(b"", opcode=Opcode.PING),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+async def test_a_flood_of_frames_that_say_nothing_ends_it(client, autojump_clock, name):
+    flood = FLOODS[name] * (MAX_UNITS + 10)
+    if "fragments" in name:
+        flood.insert(0, text(b"", fin=False))
+    answers = await client.send(*flood, text(b"behind", opcode=Opcode.PING))
+    assert answers[-1] == (Opcode.CLOSE, (1008).to_bytes(2, "big") + b"flood")
+    assert client.is_closed
+    assert client.messages[0] == {"type": "websocket.disconnect", "code": 1008, "reason": "flood"}
+
+
+async def test_one_read_of_small_frames_is_done_in_turns(client, work, monkeypatch):
+    units = SafeWSStream._units
+
+    def count(self, event):
+        work.did()
+        return units(self, event)
+
+    monkeypatch.setattr(SafeWSStream, "_units", count)
+    await client.send(*[text(b"", opcode=Opcode.PONG)] * MAX_UNITS)
+    assert work.done == MAX_UNITS > work.PER_TURN
+    assert work.longest <= work.PER_TURN + 1
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [text(b"x")],
+        [text(b"x", opcode=Opcode.BINARY)],
+        [text(b"x", fin=False), text(b"", opcode=Opcode.CONT)],
+    ],
+)
+async def test_small_messages_are_no_flood(client, frames):
+    for _ in range(4):
+        await client.send(*frames * MAX_UNITS)
+    assert not client.is_closed
+    assert len(client.messages) == 4 * MAX_UNITS
 
 
 async def test_a_silent_client_is_pinged_each_heartbeat(open_protocol, autojump_clock):

@@ -9,6 +9,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from websockets.protocol import OPEN, Protocol, Side
 
 from triocast.auth import Grant
+from triocast.floods import MAX_UNITS
 from triocast.signaling.peerjs import Owner, PeerLimits
 from triocast.transports.links import StreamLink
 from triocast.transports.peerjs import PARTING_SECONDS, PeerJS, PeerJSConnection
@@ -172,3 +173,13 @@ async def test_who_does_not_speak_peerjs_is_sent_away(autojump_clock, caplog, ar
     assert [message["type"] for message in ann.take()] == ["ERROR"]
     assert ann.close == POLICY
     assert "sent away" in caplog.text
+
+
+async def test_a_flood_of_pings_ends_its_sender(parts, arrive, autojump_clock):
+    client = await arrive("s1")
+    ping = bytes((0x89, 0x80)) + bytes(4)
+    for _ in range(3):
+        if client.connection.reason is None:
+            await client.send_bytes(ping * (MAX_UNITS // 2))
+    assert client.close == (1008, "flood")
+    assert parts.connections.ended == {"flood": 1}

@@ -10,10 +10,12 @@ from websockets.frames import Opcode
 from triocast.auth import Grant
 from triocast.connection import MOST_AHEAD
 from triocast.errors import EndReason
+from triocast.floods import MAX_UNITS
 from triocast.transports.native import NativeConnection
 from triocast.transports.websocket import MOST_MESSAGES_AHEAD, ASGIWebSocketLink
 from triocast.wire import websocket as frames
 from triocast.wire.start import parse_cursor
+from triocast.wire.websocket import FrameReader
 
 HEARTBEAT = 10.0
 
@@ -75,6 +77,94 @@ async def test_bad_frames_end_it_with_their_code(parts, open_websocket, data, co
     assert client.close[0] == code
     assert parts.engine.head.seq == 0
     parts.assert_nothing_is_left(reason)
+
+
+# Floods.
+
+
+def small(first, payload=b""):
+    return bytes((first, 0x80 | len(payload))) + bytes(4) + payload
+
+
+FLOODS = {
+    "pings": small(0x89),
+    "large pings": small(0x89, b"p" * 125),
+    "pongs": small(0x8A),
+    "empty texts": small(0x81),
+    "empty binaries": small(0x82),
+    "empty fragments": small(0x00),
+    "fragments of a byte": small(0x00, b"x"),
+    "fragments and pings": small(0x00) + small(0x89),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+@pytest.mark.parametrize("size", [100, 10_000_000])
+async def test_a_flood_of_frames_that_say_nothing_ends_its_sender(
+    parts, open_websocket, autojump_clock, caplog, name, size
+):
+    """However much of it comes in one read."""
+    caplog.set_level("INFO", logger="triocast.access")
+    client = await open_websocket()
+    flood = FLOODS[name] * (MAX_UNITS + 10)
+    if "fragments" in name:
+        flood = small(0x01) + flood
+    for start in range(0, len(flood), size):
+        if client.connection.reason is None:
+            await client.send_bytes(flood[start : start + size])
+    if size == 100:  # Else it may end within an answer: no close frame could follow that.
+        assert client.close == (1008, "flood")
+    parts.assert_nothing_is_left("flood")
+    assert "reason=flood" in caplog.text
+
+
+async def test_a_flood_is_noticed_while_it_is_read(parts, open_websocket, work, monkeypatch):
+    """Not only once all of it has been done."""
+    read = FrameReader._assemble
+
+    def count(self, frame):
+        work.did()
+        return read(self, frame)
+
+    monkeypatch.setattr(FrameReader, "_assemble", count)
+    client = await open_websocket(leftover=small(0x8A) * 50 * MAX_UNITS)
+    assert client.close == (1008, "flood")
+    assert work.done < 2 * MAX_UNITS
+
+
+async def test_one_read_of_small_frames_is_done_in_turns(open_websocket, work, monkeypatch):
+    read = FrameReader._assemble
+
+    def count(self, frame):
+        work.did()
+        return read(self, frame)
+
+    monkeypatch.setattr(FrameReader, "_assemble", count)
+    await open_websocket(leftover=small(0x8A) * MAX_UNITS)
+    assert work.done == MAX_UNITS > work.PER_TURN
+    assert work.longest <= work.PER_TURN + 1
+
+
+async def test_a_client_that_publishes_as_fast_as_it_can_is_no_flood(open_websocket):
+    client = await open_websocket()
+    for _ in range(5):
+        await client.send_bytes(small(0x81, b"x") * MAX_UNITS)
+    assert client.connection.reason is None
+
+
+async def test_a_client_that_streams_its_messages_is_no_flood(open_websocket):
+    """`websockets` sends what comes from an iterator as fragments, the last one empty."""
+    client = await open_websocket()
+    await client.send_bytes((small(0x01, b"x") + small(0x80)) * MAX_UNITS * 2)
+    assert client.connection.reason is None
+
+
+async def test_a_client_that_pings_every_second_is_no_flood(open_websocket, autojump_clock):
+    client = await open_websocket()
+    for _ in range(3 * MAX_UNITS):
+        await client.send_bytes(small(0x89))
+        await trio.sleep(1)
+    assert client.connection.reason is None
 
 
 @pytest.mark.parametrize(
@@ -389,3 +479,28 @@ async def test_portable_bounds_messages_in_bytes(parts, portable):
 async def test_portable_heartbeats_are_messages(portable, autojump_clock):
     await trio.sleep(HEARTBEAT)
     assert '"type":"HEARTBEAT"' in portable.texts[-1]
+
+
+@pytest.mark.parametrize("empty", [{"text": ""}, {"bytes": b""}])
+async def test_portable_ends_the_sender_of_a_flood_of_empty_messages(
+    parts, portable, autojump_clock, empty
+):
+    for _ in range(MAX_UNITS + 1):
+        await portable.to_app.send({"type": "websocket.receive", **empty})
+    await wait_all_tasks_blocked()
+    assert portable.sent[-1] == {"type": "websocket.close", "code": 1008}
+    parts.assert_nothing_is_left("flood")
+
+
+async def test_portable_takes_any_number_of_messages_that_say_something(parts, portable):
+    for _ in range(2 * MAX_UNITS):
+        await portable.to_app.send({"type": "websocket.receive", "text": "x"})
+    await wait_all_tasks_blocked()
+    assert portable.connection.reason is None
+
+
+async def test_portable_counts_what_our_server_ended_as_a_flood(parts, portable):
+    message = {"type": "websocket.disconnect", "code": 1008, "reason": "flood"}
+    await portable.to_app.send(message)
+    await wait_all_tasks_blocked()
+    parts.assert_nothing_is_left("flood")

@@ -52,13 +52,26 @@ def cut(stream: bytes, cuts: list[int]) -> list[bytes]:
     return [stream[a:b] for a, b in pairwise(edges)]
 
 
+def receive(reader, data):
+    """The messages that these bytes complete."""
+    return [message for message in reader.receive(data) if message is not None]
+
+
 def feed(chunks, bound=BOUND, deflate=False):
     reader = FrameReader(max_message_bytes=bound, deflate=deflate)
     messages, replies = [], b""
     for chunk in chunks:
-        messages += reader.receive(chunk)
+        messages += receive(reader, chunk)
         replies += reader.take_replies()
     return messages, replies, reader.close_code
+
+
+def units(chunks, deflate=False):
+    """What is counted for these bytes."""
+    reader = FrameReader(max_message_bytes=BOUND, deflate=deflate)
+    for chunk in chunks:
+        receive(reader, chunk)
+    return reader.take_units()
 
 
 masks = st.binary(min_size=4, max_size=4)
@@ -126,6 +139,7 @@ def test_any_bytes_mean_the_same_in_any_chunks(stream, cuts, deflate):
     at_once = feed([stream], deflate=deflate)
     assert feed(cut(stream, cuts), deflate=deflate) == at_once
     assert feed((stream[i : i + 1] for i in range(len(stream))), deflate=deflate) == at_once
+    assert units(cut(stream, cuts), deflate) == units([stream], deflate)
     messages, replies, code = at_once
     assert all(len(m if isinstance(m, bytes) else m.encode()) <= BOUND for m in messages)
     answers = server_frames(replies)
@@ -243,10 +257,10 @@ def test_a_character_may_be_cut_by_fragments():
 
 def test_the_reader_knows_who_closed():
     reader = FrameReader(max_message_bytes=BOUND)
-    assert list(reader.receive(client_frame(CLOSE, b""))) == []
+    assert receive(reader, client_frame(CLOSE, b"")) == []
     assert reader.closed_by_peer
     reader = FrameReader(max_message_bytes=BOUND)
-    assert list(reader.receive(client_frame(TEXT, b"\xff"))) == []
+    assert receive(reader, client_frame(TEXT, b"\xff")) == []
     assert not reader.closed_by_peer
 
 
@@ -339,10 +353,48 @@ def test_what_a_client_sends_behind_the_end_does_not_add_up():
     """Fragments of a compressed message count as they come, also those that mean nothing."""
     reader = FrameReader(max_message_bytes=BOUND, deflate=True)
     stream = client_frame(TEXT, deflated(b"{}", last=True), fin=False, rsv=4)
-    assert list(reader.receive(stream)) == []
+    assert receive(reader, stream) == []
     for _ in range(3):
-        assert list(reader.receive(client_frame(CONT, b"x" * 120, fin=False))) == []
+        assert receive(reader, client_frame(CONT, b"x" * 120, fin=False)) == []
     assert reader.close_code == 1009
+
+
+# What says nothing.
+
+
+EMPTY = client_frame(CONT, b"", fin=False)
+
+
+@pytest.mark.parametrize(
+    ("stream", "expected"),
+    [
+        (client_frame(TEXT, b"x") * 9, 0),
+        (client_frame(BINARY, b"x") * 9, 0),
+        (client_frame(TEXT, deflated(b"x"), rsv=4) * 9, 0),
+        (client_frame(TEXT, b"") * 9, 9),
+        (client_frame(BINARY, b"") * 9, 9),
+        (client_frame(TEXT, deflated(b""), rsv=4) * 9, 9),
+        (client_frame(PING, b"x" * 125) * 9, 9),
+        (client_frame(PONG, b"") * 9, 9),
+        (client_frame(TEXT, b"", fin=False) + EMPTY * 9, 8),
+        (client_frame(TEXT, b"a", fin=False) + client_frame(CONT, b"b", fin=False) * 9, 8),
+        (
+            client_frame(TEXT, b"x" * 20, fin=False) + client_frame(CONT, b"y" * 20, fin=False) * 9,
+            0,
+        ),
+        ((client_frame(TEXT, b"", fin=False) + client_frame(CONT, b"")) * 9, 9),
+        # How `websockets` sends what comes from an iterator.
+        ((client_frame(TEXT, b"a", fin=False) + client_frame(CONT, b"")) * 9, 0),
+    ],
+)
+def test_frames_that_say_nothing_are_counted(stream, expected):
+    assert units([stream], deflate=True) == expected
+
+
+def test_between_two_messages_each_frame_gives_its_reader_a_turn():
+    reader = FrameReader(max_message_bytes=BOUND)
+    stream = client_frame(TEXT, b"a") + client_frame(PING, b"") * 3 + client_frame(TEXT, b"b")
+    assert list(reader.receive(stream)) == ["a", None, None, None, "b"]
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 100_000])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import ssl
+from collections.abc import Callable
 from typing import Any, Final
 
 import attrs
@@ -20,7 +21,7 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from triocast.connection import Connection
-from triocast.server.http1 import SafeH11Protocol
+from triocast.server.http1 import Flooded, SafeH11Protocol
 from triocast.server.protocols import SafeProtocol
 from triocast.server.shortcuts import Shortcuts
 from triocast.server.turnstile import Turnstile
@@ -43,7 +44,7 @@ class Service:
     """What all clients of a server share. Without ``shortcuts`` no stream is taken over.
 
     ``arrivals`` is the turnstile for the first requests of connections, ``requests`` that for
-    later ones.
+    later ones. ``note_flood`` is called with the address of a client that was ended for a flood.
     """
 
     app: Any
@@ -55,6 +56,7 @@ class Service:
     arrivals: Turnstile
     requests: Turnstile
     send_seconds: float
+    note_flood: Callable[[str | None], None]
 
 
 class HTTP:
@@ -243,6 +245,8 @@ class HTTP:
                 await self._send_data(event.data)
             return
         await self._send_joined()
+        if isinstance(event, Flooded):
+            self._service.note_flood(self._peer[0] if self._peer else None)
         if isinstance(event, Closed):
             self.linger = True
             self._lose()

@@ -6,15 +6,41 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import h11
+import trio
 from hypercorn.events import Closed
 from hypercorn.protocol.events import Data, EndBody, Request
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.protocol.ws_stream import WSStream
 
+from triocast.floods import MIN_DATA_BYTES, FloodLimiter
 from triocast.server.websocket import SafeWSStream
 
 _TEXT_HEADERS = (b"sec-websocket-protocol", b"sec-websocket-extensions")
+
+
+class Flooded(Closed):
+    """The connection is closed because the client sent too much that says nothing."""
+
+
+class LimitedConnection(h11.Connection):
+    """Refuses a body in too many pieces with next to nothing in them (see `triocast.floods`)."""
+
+    def __init__(self, max_head_bytes: int) -> None:
+        super().__init__(h11.SERVER, max_incomplete_event_size=max_head_bytes)
+        self.is_flooded = False
+        self._limiter = FloodLimiter(trio.current_time())
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        event = super().next_event()
+        if not isinstance(event, h11.Data) or not event.chunk_end:
+            return event
+        if len(event.data) < MIN_DATA_BYTES and not self._limiter.spend(1, trio.current_time()):
+            self.is_flooded = True
+            # As after what h11 refuses: else Hypercorn raises for what the application still sends.
+            self._process_error(h11.CLIENT)
+            raise h11.RemoteProtocolError("too many small chunks", error_status_hint=429)
+        return event
 
 
 class PatientWSConnection(H11WSConnection):
@@ -61,6 +87,7 @@ class SafeH11Protocol(H11Protocol):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self.connection = LimitedConnection(self.config.h11_max_incomplete_size)
         self.can_read = TurnSignal()
         self.paused = False
         """Whether a further request waits for the one under way."""
@@ -70,6 +97,8 @@ class SafeH11Protocol(H11Protocol):
             await super()._handle_events()
         except Paused:
             self.paused = True
+        if isinstance(self.connection, LimitedConnection) and self.connection.is_flooded:
+            await self.send(Flooded())
 
     async def resume(self) -> None:
         """Go on with what was held, now that it is its turn."""

@@ -1,8 +1,11 @@
-"""Hypercorn's HTTP/2, made safe: what ended the process ends a stream, and memory is bounded."""
+"""Hypercorn's HTTP/2, made safe: what ended the process ends a stream, and memory and work are
+bounded.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
 
 import h2.connection
 import h2.errors
@@ -14,12 +17,26 @@ from hypercorn.protocol.events import Body, Request, Response, StreamClosed
 from hypercorn.protocol.h2 import BUFFER_LOW_WATER, H2Protocol, StreamBuffer
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.utils import filter_pseudo_headers
+from hyperframe.frame import DataFrame, HeadersFrame, SettingsFrame
 
+from triocast.floods import MIN_DATA_BYTES, FloodLimiter
+from triocast.server.http1 import Flooded
 from triocast.server.websocket import SafeWSStream
+from triocast.turns import Turns
 
-MOST_RESETS: Final = 200
-"""Streams a client may reset before they are answered, beyond those that are answered; a flood of
-them is an attack (CVE-2023-44487)."""
+RESET_UNITS: Final = 5
+"""What a stream counts for that is reset before it is answered; a flood of them is an attack
+(CVE-2023-44487)."""
+
+ANSWER_UNITS: Final = 5
+"""What an answered request gives back: around each, clients send frames for windows, priorities
+and the end of its stream."""
+
+DATA_UNITS: Final = 2
+"""What a frame of data gives back that goes to the client: it may open two windows for it."""
+
+FRAMES_PER_PORTION: Final = 8
+"""Frames that are parsed at once."""
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -28,6 +45,15 @@ END_SECONDS: Final = 1.0
 
 FRAME_HEAD: Final = 9
 """Bytes in a frame's head."""
+
+END_STREAM: Final = 0x1
+"""The flag of a frame that is the last of its stream."""
+
+_SETTINGS_BYTES: Final = 64
+"""A frame of settings counts once more for each so many: `h2` keeps all that it has ever heard."""
+
+_MIN_SENT_BYTES: Final = 64
+"""A frame of data gives nothing back below this: small windows make us send many of them."""
 
 _TEXT_HEADERS: Final = (b"sec-websocket-protocol", b"sec-websocket-extensions")
 
@@ -39,6 +65,10 @@ class SafeStreamBuffer(StreamBuffer):
     while the window is closed; here it goes on when little is *left*. (davidbrochart/anycorn#61)
     """
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.popped_bytes = 0
+
     @property
     def ending(self) -> bool:
         """Whether the writer has said that this is all."""
@@ -47,6 +77,7 @@ class SafeStreamBuffer(StreamBuffer):
     async def pop(self, max_length: int) -> bytes:
         data = bytes(self.buffer[:max_length])
         del self.buffer[:max_length]
+        self.popped_bytes += len(data)
         if len(self.buffer) < BUFFER_LOW_WATER:
             await self._paused.set()
         if not self.buffer:
@@ -54,32 +85,49 @@ class SafeStreamBuffer(StreamBuffer):
         return data
 
 
+class FrameHead(NamedTuple):
+    """What stands before the payload of a frame (RFC 9113, section 4.1)."""
+
+    length: int
+    kind: int
+    flags: int
+    stream: int
+
+
 class FrameHeads:
-    """Follows the heads of the frames in a client's bytes (RFC 9113, section 4.1), to know the
-    length of a frame before its payload has come: `h2` looks at it only then.
+    """Follows the heads of the frames in a client's bytes.
+
+    `h2` looks at a frame only when its payload has come, and at all frames of a read at once.
     """
 
     def __init__(self) -> None:
         self._skip = len(PREFACE)
         self._head = b""
-        self.longest = 0
 
-    def feed(self, data: bytes) -> None:
-        """Note the longest length that any head in these bytes announced."""
-        at = 0
+    def portions(self, data: bytes) -> Iterator[tuple[bytes, list[FrameHead]]]:
+        """Yield the bytes in pieces, with the heads that end in each, `FRAMES_PER_PORTION` at the
+        most.
+        """
+        heads: list[FrameHead] = []
+        start = at = 0
         while at < len(data):
             if self._skip:
                 skipped = min(self._skip, len(data) - at)
                 self._skip -= skipped
                 at += skipped
                 continue
+            if len(heads) == FRAMES_PER_PORTION:
+                yield data[start:at], heads
+                start, heads = at, []
             missing = FRAME_HEAD - len(self._head)
             self._head += data[at : at + missing]
             at += missing
             if len(self._head) == FRAME_HEAD:
-                self._skip = int.from_bytes(self._head[:3], "big")
-                self.longest = max(self.longest, self._skip)
-                self._head = b""
+                head, self._head = self._head, b""
+                self._skip = int.from_bytes(head[:3], "big")
+                stream = int.from_bytes(head[5:], "big") & 0x7FFFFFFF
+                heads.append(FrameHead(self._skip, head[3], head[4], stream))
+        yield data[start:], heads
 
 
 class SafeH2Protocol(H2Protocol):
@@ -87,7 +135,11 @@ class SafeH2Protocol(H2Protocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._resets = 0
+        self._newest_stream = 0
+        self._was_ended = False
+        self._unanswered: set[int] = set()
+        self._limiter = FloodLimiter(trio.current_time())
+        self._turns = Turns()
         self._heads = FrameHeads()
         self._sent = trio.Event()
 
@@ -96,7 +148,8 @@ class SafeH2Protocol(H2Protocol):
             await self._wait_for_end(event.stream_id)
         elif isinstance(event, Response) and event.stream_id in self.streams:
             # It was not reset before its answer. Event streams end by a reset in the normal course.
-            self._resets = max(0, self._resets - 1)
+            self._unanswered.discard(event.stream_id)
+            self._limiter.give_back(ANSWER_UNITS)
         await super().stream_send(event)
 
     async def _wait_for_end(self, stream_id: int) -> None:
@@ -115,35 +168,91 @@ class SafeH2Protocol(H2Protocol):
                 await self._sent.wait()
 
     async def _send_data(self, stream_id: int) -> None:
+        buffer = self.stream_buffers.get(stream_id)
+        before = buffer.popped_bytes if isinstance(buffer, SafeStreamBuffer) else 0
         await super()._send_data(stream_id)
+        if isinstance(buffer, SafeStreamBuffer) and buffer.popped_bytes - before >= _MIN_SENT_BYTES:
+            self._limiter.give_back(DATA_UNITS)
         self._sent.set()
 
     async def handle(self, event: Any) -> None:
-        if isinstance(event, RawData):
-            self._heads.feed(event.data)
-            if self._heads.longest > self.config.h2_max_inbound_frame_size:
-                self.connection.close_connection(h2.errors.ErrorCodes.FRAME_SIZE_ERROR)
-                await self._flush()
-                await self.send(Closed())
+        if not isinstance(event, RawData):
+            await super().handle(event)
+            return
+        if self._is_over():
+            return
+        self._turns = Turns()
+        for portion, heads in self._heads.portions(event.data):
+            if any(head.length > self.config.h2_max_inbound_frame_size for head in heads):
+                await self._end(h2.errors.ErrorCodes.FRAME_SIZE_ERROR, Closed())
+            elif not self._spend(sum(map(self._head_units, heads))):
+                await self._end_flood()
+            else:
+                await super().handle(RawData(portion))
+            if self._is_over():
                 return
-        await super().handle(event)
+            await self._turns.give_if_over()
+
+    def _is_over(self) -> bool:
+        """Whether one side has ended the connection: what still comes means nothing."""
+        state = self.connection.state_machine.state
+        return self.closed or state is h2.connection.ConnectionState.CLOSED
+
+    def _spend(self, units: int) -> bool:
+        """Count units; return whether the client had as many left (see `triocast.floods`)."""
+        return self._limiter.spend(units, trio.current_time())
+
+    def _head_units(self, head: FrameHead) -> int:
+        """Return what a frame counts for: nothing if it opens a stream or brings data."""
+        if head.kind == HeadersFrame.type and head.stream > self._newest_stream:
+            self._newest_stream = head.stream
+            return 0
+        if head.kind == DataFrame.type:
+            is_last = head.flags & END_STREAM and head.stream in self.streams
+            return int(head.length < self._min_data_bytes(head.stream) and not is_last)
+        if head.kind == SettingsFrame.type:
+            return 1 + head.length // _SETTINGS_BYTES
+        return 1
+
+    def _event_units(self, event: h2.events.Event) -> int:
+        """Return what an event counts for, besides its frame."""
+        if isinstance(event, h2.events.StreamReset) and event.stream_id in self._unanswered:
+            self._unanswered.remove(event.stream_id)
+            return RESET_UNITS - 1
+        if isinstance(event, h2.events.DataReceived):
+            least = self._min_data_bytes(event.stream_id)
+            return int(len(event.data) < least <= event.flow_controlled_length)  # all padding
+        return 0
+
+    def _min_data_bytes(self, stream_id: int) -> int:
+        """Return below how many bytes data counts as nothing."""
+        # The frames of a WebSocket are counted there, and may be small.
+        is_websocket = isinstance(self.streams.get(stream_id), SafeWSStream)
+        return 1 if is_websocket else MIN_DATA_BYTES
+
+    async def _end_flood(self) -> None:
+        await self._end(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM, Flooded())
+
+    async def _end(self, code: h2.errors.ErrorCodes, event: Closed) -> None:
+        """Tell the client why the connection ends, and the server that it has ended."""
+        self._was_ended = True
+        self.connection.close_connection(code)
+        await self._flush()
+        await self.send(event)
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:
+            await self._turns.give_if_over()
+            if not self._spend(self._event_units(event)):
+                await self._end_flood()
+            if self._was_ended:
+                return
             if isinstance(event, h2.events.DataReceived):
                 await self._take_data(event)
             elif isinstance(event, h2.events.PriorityUpdated):
                 # Deprecated by RFC 9113, section 5.3.2; upstream's tree of them ends the server
                 # when it is full.
                 continue
-            elif isinstance(event, h2.events.StreamReset):
-                self._resets += 1
-                if self._resets > MOST_RESETS:
-                    self.connection.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
-                    await self._flush()
-                    await self.send(Closed())
-                    return
-                await super()._handle_events([event])
             else:
                 await super()._handle_events([event])
         await self._flush()
@@ -173,7 +282,10 @@ class SafeH2Protocol(H2Protocol):
             or (websocket and fields.get(b":protocol") != b"websocket")
         ):
             self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
+            if not self._spend(RESET_UNITS):
+                await self._end_flood()
             return
+        self._unanswered.add(stream_id)
         kind = SafeWSStream if websocket else HTTPStream
         self.streams[stream_id] = kind(
             self.app,

@@ -6,11 +6,15 @@ import functools
 import time
 from collections.abc import Iterable
 from email.utils import formatdate
+from typing import Final
 
 import attrs
 import h11
 
 from triocast.web.call import Call
+
+MAX_PIECES: Final = 16
+"""Pieces of a body that are parsed at once."""
 
 
 @attrs.frozen
@@ -27,7 +31,7 @@ class Request:
 def read_request(
     data: bytes, *, address: str | None, secure: bool, max_head_bytes: int
 ) -> Request | None:
-    """Return the request that ``data`` begins with; None if it is not whole.
+    """Return the request that ``data`` begins with; None if it is not whole, or in many pieces.
 
     Raises h11.RemoteProtocolError if it is none.
     """
@@ -39,6 +43,8 @@ def read_request(
     body = []
     while isinstance(event := parser.next_event(), h11.Data):
         body.append(bytes(event.data))
+        if len(body) > MAX_PIECES:
+            return None
     if not isinstance(event, h11.EndOfMessage):
         return None
     path = head.target.partition(b"?")[0]

@@ -97,6 +97,7 @@ class Server:
             arrivals=Turnstile(),
             requests=Turnstile(),
             send_seconds=settings.heartbeat_seconds,
+            note_flood=self._node.connections.note_flood,
         )
         self._bounds = _Bounds.within(_descriptor_limit(), settings.max_connections)
         self._refusals = Refusals(

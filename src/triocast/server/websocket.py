@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import trio
 from hypercorn.protocol.events import EndData, StreamClosed
 from hypercorn.protocol.ws_stream import FrameTooLargeError, WebsocketBuffer, WSStream
-from wsproto.events import CloseConnection, Message
+from wsproto.events import CloseConnection, Event, Message
 from wsproto.frame_protocol import CloseReason
+
+from triocast.errors import EndReason
+from triocast.floods import FloodLimiter, fragment_units
+from triocast.turns import Turns
 
 
 class BoundedMessage(WebsocketBuffer):
@@ -38,10 +43,20 @@ class SafeWSStream(WSStream):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.buffer = BoundedMessage(self.config.websocket_max_message_size)
+        self._limiter = FloodLimiter(trio.current_time())
+        self._fragments = 0
+        """Frames of the message that is on its way."""
 
     async def _handle_events(self) -> None:
         # Upstream goes on collecting after it has refused a message.
+        turns = Turns()
         for event in self.connection.events():
+            await turns.give_if_over()
+            if self.closed:
+                return
+            if not self._limiter.spend(self._units(event), trio.current_time()):
+                await self._end_flood()
+                return
             if isinstance(event, Message):
                 try:
                     self.buffer.extend(event)
@@ -61,6 +76,31 @@ class SafeWSStream(WSStream):
                 return
             elif hasattr(event, "response"):
                 await self._send_wsproto_event(event.response())
+
+    def _units(self, event: Event) -> int:
+        """Return what an event counts for (see `triocast.floods`)."""
+        if not isinstance(event, Message):
+            return 1
+        if event.message_finished:
+            self._fragments = 0
+            return 0  # An empty message is counted by who takes it.
+        if event.frame_finished:
+            self._fragments += 1
+        return fragment_units(self._fragments, len(event.data))
+
+    async def _end_flood(self) -> None:
+        """End it, and tell the application that this was our doing."""
+        reason = EndReason.FLOOD
+        await self._send_wsproto_event(CloseConnection(code=reason.close_code, reason=reason.word))
+        if self.app_put is not None:
+            await self.app_put(
+                {
+                    "type": "websocket.disconnect",
+                    "code": int(reason.close_code),
+                    "reason": reason.word,
+                }
+            )
+        await self._end()
 
     async def _end(self) -> None:
         await self.send(EndData(stream_id=self.stream_id))

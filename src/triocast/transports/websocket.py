@@ -15,10 +15,12 @@ from triocast.clock import timestamp
 from triocast.connection import Connection
 from triocast.errors import EndReason
 from triocast.events import Position, Publication
+from triocast.floods import FloodLimiter
 from triocast.resume import Gap
 from triocast.transports.deflate import DeflatedTextFrameEncoder
 from triocast.transports.gaps import gap_text, loss_text
 from triocast.transports.links import ASGIReceive, ASGISend, TaskLink
+from triocast.turns import Turns
 from triocast.wire import envelope
 from triocast.wire import websocket as frames
 
@@ -115,6 +117,8 @@ class ASGIWebSocketLink(TaskLink):
         self._receive = receive
         self._send = send
         self.close_code = 1000
+        self.is_flooded = False
+        """Whether our server ended it as a flood; other servers have bounds of their own."""
 
     async def _transmit(self, frames: Sequence[bytes | memoryview]) -> None:
         for frame in frames:
@@ -124,6 +128,7 @@ class ASGIWebSocketLink(TaskLink):
         while True:
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
+                self.is_flooded = message.get("reason") == EndReason.FLOOD.word
                 return None
             if message["type"] == "websocket.receive":
                 text: str | None = message.get("text")
@@ -142,6 +147,7 @@ class WebSocketConnection(Connection):
     """A client that is sent messages and sends some."""
 
     __slots__ = (
+        "_flood_limiter",
         "_heard",
         "_is_handling",
         "_is_read",
@@ -175,11 +181,12 @@ class WebSocketConnection(Connection):
         # What was read and is not handled yet. A list, as an empty deque has more than 700 bytes.
         self._unhandled: list[str | bytes] = []
         self._unhandled_bytes = 0
-        self._parsing: Iterator[str | bytes] | None = None
+        self._parsing: Iterator[str | bytes | None] | None = None
         self._is_handling = False
         self._is_read = False  # to the client's end
         self._resting: trio.Event | None = None  # While one of two tasks rests.
         self._progress: trio.Event | None = None  # While the reader waits for the handler.
+        self._flood_limiter: FloodLimiter | None = None  # Once there is something to count.
 
     def use_frames(
         self, leftover: bytes, *, deflate: DeflatedTextFrameEncoder | None = None
@@ -211,10 +218,9 @@ class WebSocketConnection(Connection):
     async def _answer(self) -> None:
         """Answer what was read in one go and is not answered yet."""
 
-    @property
-    def _has_enough(self) -> bool:
-        """Whether so much waits for its answer that others should get their turn."""
-        return False
+    def _has_enough(self, turns: Turns) -> bool:
+        """Say whether what was handled is to be answered, and others should get their turn."""
+        return turns.over()
 
     def _push_heartbeat(self) -> None:
         """Push a heartbeat besides the ping; where there are no pings, in their place."""
@@ -239,8 +245,13 @@ class WebSocketConnection(Connection):
             if isinstance(message, str) and len(message.encode()) > self._max_message_bytes:
                 self.end(EndReason.MESSAGE_TOO_BIG)
                 return
+            if not message and self._is_flood(1):
+                self.end(EndReason.FLOOD)
+                return
             await self._handle(message)
             await self._answer()
+        if isinstance(self._link, ASGIWebSocketLink) and self._link.is_flooded:
+            self.end(EndReason.FLOOD)
 
     # One task reads frames, answers pings and handles messages, as long as handling need not wait.
     # When it does, a second task reads on, so that pings are answered meanwhile. From then on the
@@ -282,21 +293,42 @@ class WebSocketConnection(Connection):
                 await self._finish_when_handled()
             self._heard = True
             self._parsing = reader.receive(data)
+        turns = Turns()
         for message in self._parsing:
-            self._unhandled.append(message)
-            self._unhandled_bytes += len(message)
-            if self._is_ahead:
-                break
+            if message is not None:
+                self._unhandled.append(message)
+                self._unhandled_bytes += len(message)
+                if self._is_ahead:
+                    break
+            elif turns.over():
+                await self._end_flood(reader)
+                await turns.give()
         else:
             self._parsing = None
         if reader.close_code is not None and self._parsing is None:
             if not self._is_handling:
                 await self._handle_all()
             await self._finish_when_handled()
+        await self._end_flood(reader)
         if replies := reader.take_replies():
             self.push_ahead(replies)
         if self._is_handling:
             await self._until(lambda: not self._is_ahead)
+
+    async def _end_flood(self, reader: frames.FrameReader) -> None:
+        """End the connection if too much of what was read says nothing."""
+        if self._is_flood(reader.take_units()):
+            self.end(EndReason.FLOOD)
+            await trio.sleep_forever()  # for the cancellation that has begun
+
+    def _is_flood(self, units: int) -> bool:
+        """Count what says nothing; say whether that was too much (see `triocast.floods`)."""
+        if not units:
+            return False
+        now = trio.current_time()
+        if self._flood_limiter is None:
+            self._flood_limiter = FloodLimiter(now)
+        return not self._flood_limiter.spend(units, now)
 
     async def _finish_when_handled(self) -> NoReturn:
         self._is_read = True
@@ -345,6 +377,7 @@ class WebSocketConnection(Connection):
     async def _handle_all(self) -> None:
         self._is_handling = True
         unhandled = self._unhandled
+        turns = Turns()
         if self._begins:
             await self._begin()
         while unhandled:
@@ -353,9 +386,9 @@ class WebSocketConnection(Connection):
             message = unhandled.pop(0)
             self._unhandled_bytes -= len(message)
             await self._handle(message)
-            if self._has_enough:
+            if self._has_enough(turns):
                 await self._answer()
-                await trio.lowlevel.checkpoint()
+                await turns.give()
             if not unhandled:
                 await self._answer()
             if self._progress is not None:

@@ -18,6 +18,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
 from triocast.errors import CloseCode
+from triocast.floods import fragment_units
 from triocast.wire.deflate import CompressedFrame, Marking, inflate
 
 try:
@@ -154,19 +155,20 @@ class FrameReader:
     that is among the replies.
 
     ``max_message_bytes`` bounds a message on its way and, with ``deflate``, where the client may
-    send compressed ones, also inflated.
+    send compressed ones, also inflated. Frames that say nothing are counted (`take_units`).
     """
 
     __slots__ = (
         "_bounds",
         "_deflate",
+        "_fragment_count",
         "_fragments",
         "_is_compressed",
-        "_is_fragmented",
         "_is_text",
         "_max_message_bytes",
         "_plain_heads",
         "_protocol",
+        "_units",
     )
 
     def __init__(self, *, max_message_bytes: int, deflate: bool = False) -> None:
@@ -177,9 +179,10 @@ class FrameReader:
         self._protocol: Protocol | None = None
         self._bounds: FrameBounds | None = None
         self._fragments = bytearray()
-        self._is_fragmented = False
+        self._fragment_count = 0
         self._is_text = False
         self._is_compressed = False
+        self._units = 0
 
     @property
     def close_code(self) -> int | None:
@@ -194,8 +197,8 @@ class FrameReader:
         """Whether the peer's close frame came before ours."""
         return self._protocol is not None and bool(self._protocol.close_rcvd_then_sent)
 
-    def receive(self, data: bytes) -> Iterator[str | bytes]:
-        """Take bytes; return the messages that they complete.
+    def receive(self, data: bytes) -> Iterator[str | bytes | None]:
+        """Take bytes; return the messages that they complete, and None for each other frame.
 
         Each is parsed and inflated when it is taken, so that no more than one is in memory. Take
         all of them before the next bytes. `take_replies` may be called at any time.
@@ -208,7 +211,7 @@ class FrameReader:
             while start < len(data):
                 if protocol.state is not OPEN:
                     return  # What comes after a close frame or an error means nothing.
-                if not self._is_fragmented and bounds.is_between:
+                if bounds.is_between and not self._fragment_count:
                     while (plain := self._read_plain(data, start)) is not None:
                         payload, start = plain
                         yield self._finish(payload)
@@ -220,8 +223,7 @@ class FrameReader:
                 for event in protocol.events_received():
                     assert isinstance(event, Frame)
                     whole = self._assemble(event)
-                    if whole is not None:
-                        yield self._finish(whole)
+                    yield None if whole is None else self._finish(whole)
         except PayloadTooBig as error:
             protocol.fail(CloseCode.MESSAGE_TOO_BIG, str(error))
         except ProtocolError as error:
@@ -255,11 +257,18 @@ class FrameReader:
         """Return the message of this payload. Raises as `inflate` does, and UnicodeDecodeError."""
         if self._is_compressed:
             whole = inflate(whole, most=self._max_message_bytes)
+        if not whole:
+            self._units += 1
         return whole.decode() if self._is_text else bytes(whole)
 
     def take_replies(self) -> bytes:
         """Return what is to be sent back."""
         return b"" if self._protocol is None else b"".join(self._protocol.data_to_send())
+
+    def take_units(self) -> int:
+        """Return what has been counted since the last call (see `triocast.floods`)."""
+        units, self._units = self._units, 0
+        return units
 
     def _make_protocol(self) -> Protocol:
         # In the middle of a message the core applies what is left of its bound to control frames,
@@ -277,8 +286,10 @@ class FrameReader:
             self._is_text = frame.opcode is Opcode.TEXT
             self._is_compressed = isinstance(frame, CompressedFrame)
         elif frame.opcode is not Opcode.CONT:
+            self._units += 1
             return None  # A control frame: the protocol has made its reply already.
-        self._is_fragmented = not frame.fin
+        self._fragment_count = 0 if frame.fin else self._fragment_count + 1
+        self._units += fragment_units(self._fragment_count, len(data))
         if len(self._fragments) + len(data) > self._max_message_bytes:
             raise PayloadTooBig(None, self._max_message_bytes)
         if frame.fin and not self._fragments:

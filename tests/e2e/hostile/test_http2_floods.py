@@ -8,9 +8,11 @@ from collections.abc import Callable
 import pytest
 from hyperframe.frame import (
     ContinuationFrame,
+    DataFrame,
     Frame,
     HeadersFrame,
     PingFrame,
+    PriorityFrame,
     RstStreamFrame,
     SettingsFrame,
     WindowUpdateFrame,
@@ -26,6 +28,7 @@ from .raw_websocket import BINARY, CONTINUATION, TEXT, close_code, frame
 
 MIB = 1 << 20
 OUTBOX_BYTES = 200_000
+ENHANCE_YOUR_CALM = 11
 Flood = Callable[[RawHttp2], bytes]
 
 
@@ -58,14 +61,31 @@ def windows(client: RawHttp2) -> bytes:
     return WindowUpdateFrame(0, window_increment=1).serialize() * 1000
 
 
+def priorities(client: RawHttp2) -> bytes:
+    return PriorityFrame(1, depends_on=0, stream_weight=10).serialize() * 1000
+
+
+def empty_data(client: RawHttp2) -> bytes:
+    """Of an upload that never ends."""
+    lines = (b"content-type", b"application/x-ndjson")
+    request = client.request(b"/realtime/broadcast", lines, method=b"POST")
+    client.send(client.headers(1, request, "END_HEADERS"))
+    return DataFrame(1, b"").serialize() * 1000
+
+
 @pytest.mark.parametrize(
-    "flood", [settings, pings, resets_of_a_closed_stream, windows], ids=lambda flood: flood.__name__
+    "flood",
+    [settings, pings, resets_of_a_closed_stream, windows, priorities, empty_data],
+    ids=lambda flood: flood.__name__,
 )
-def test_a_flood_is_answered_once_its_sender_reads(server: Server, flood: Flood) -> None:
+def test_a_flood_of_frames_that_say_nothing_ends_its_sender(server: Server, flood: Flood) -> None:
     with unharmed(server) as scene:
-        client = RawHttp2(scene.attacker, receive_buffer=4096)
+        before = stats(server)["refused"].get("flood", 0)
+        client = RawHttp2(scene.attacker)
         send_while_taken(client.sock, flood(client), 500_000, stalled_after=5)
-        assert client.round_trip()
+        client.until(lambda: client.goaway is not None)
+        assert client.goaway == ENHANCE_YOUR_CALM
+        assert stats(server)["refused"]["flood"] == before + 1
 
 
 @pytest.mark.parametrize(
