@@ -79,7 +79,8 @@ def test_the_media_type(value, media_type):
 
 
 @pytest.mark.parametrize(
-    ("value", "length"), [(None, None), (b"12", 12), (b"x", None), (b"-1", None)]
+    ("value", "length"),
+    [(None, None), (b"12", 12), (b"x", None), (b"-1", None), (b"0" * 9_999, None)],
 )
 def test_the_announced_length(value, length):
     headers = [] if value is None else [(b"content-length", value)]

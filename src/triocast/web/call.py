@@ -12,8 +12,12 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from triocast.errors import BadRequest, WrongContentEncoding
+from triocast.wire.numbers import parse_whole
 
 MOST_QUERY_FIELDS: Final = 2_000
+
+MAX_LENGTH: Final = 2**63 - 1
+"""Bytes of body that can be announced."""
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 """Headers as ASGI and h11 have them: names in lower case."""
@@ -148,5 +152,4 @@ class Call:
     @property
     def content_length(self) -> int | None:
         """How many bytes of body are announced; None if it is not said."""
-        announced = self.headers.get("content-length") or ""
-        return int(announced) if announced.isdecimal() else None
+        return parse_whole(self.headers.get("content-length") or "", most=MAX_LENGTH)

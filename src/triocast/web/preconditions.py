@@ -14,6 +14,10 @@ from typing import Final
 from triocast.documents import AnyVersion, Precondition, Versions
 from triocast.errors import BadRequest
 from triocast.web.call import Headers
+from triocast.wire.numbers import parse_whole
+
+MAX_VERSION: Final = 10**18 - 1
+"""Higher versions than this are never reached."""
 
 _TAG: Final = re.compile('(?:W/)?"([!\x23-\x7e\x80-\xff]*)"')
 _BETWEEN: Final = re.compile(r"[ \t]*(?:,[ \t]*)*")
@@ -68,11 +72,8 @@ def _versions(tags: Tags | None, epoch: str) -> Versions | None:
     if tags is None or tags is AnyVersion.ANY:
         return tags
     parts = (tag.rpartition(".") for tag in tags)
-    return tuple(
-        int(version)
-        for store, _, version in parts
-        if store == epoch and version.isascii() and version.isdecimal() and len(version) < 19
-    )
+    versions = (parse_whole(text, most=MAX_VERSION) for store, _, text in parts if store == epoch)
+    return tuple(version for version in versions if version is not None)
 
 
 def _skip(text: str, position: int) -> int:

@@ -12,7 +12,8 @@ from triocast.events import parse_pattern, parse_tags, parse_type
 from triocast.node import Node
 from triocast.subscriptions import Filter, make_filter
 from triocast.web.call import Call, Fields
-from triocast.wire.start import Start, parse_cursor, parse_foreign_cursor, parse_state
+from triocast.wire.numbers import parse_whole
+from triocast.wire.start import MOST_LAST, Start, parse_cursor, parse_foreign_cursor, parse_state
 
 
 def read_channels(node: Node, query: Fields, grant: Grant) -> tuple[str, ...]:
@@ -42,9 +43,10 @@ def read_limit(query: Fields, *, usual: int, most: int) -> int:
     text = query.get("limit")
     if text is None:
         return usual
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= most):
+    limit = parse_whole(text, least=1, most=most)
+    if limit is None:
         raise BadRequest(f"limit is a number from 1 to {most}")
-    return int(text)
+    return limit
 
 
 def read_start(call: Call) -> Start | None:
@@ -66,7 +68,8 @@ def read_start(call: Call) -> Start | None:
 
 
 def _read_state(query: Fields) -> Start | None:
-    last = query.get("last")
-    if last is not None and not (last.isascii() and last.isdecimal() and len(last) < 10):
-        raise BadRequest("last is a whole number")
-    return parse_state(query.get("since"), None if last is None else int(last))
+    text = query.get("last")
+    last = None if text is None else parse_whole(text, least=1, most=MOST_LAST)
+    if last is None and text is not None:
+        raise BadRequest(f"last is a number from 1 to {MOST_LAST}")
+    return parse_state(query.get("since"), last)
