@@ -320,7 +320,7 @@ async def test_nobody_else_removes_anything(client, get, publish):
 async def test_an_event_that_cannot_be_encoded_is_a_gap_on_its_page(get, publish, monkeypatch):
     encode = envelope.encode_publication
 
-    def fail(publication):
+    def fail(publication, **_):
         if publication.event.type == "poison":
             raise RuntimeError("injected")
         return encode(publication)
