@@ -5,7 +5,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from triocast.broadcaster import EventBroadcaster
-from triocast.errors import InvalidChannel, InvalidEvent, SlowConsumer, TooLarge
+from triocast.errors import InvalidChannel, InvalidEvent, ReservedType, SlowConsumer, TooLarge
 from triocast.events import EventType
 from triocast.node import open_node
 from triocast.settings import Settings
@@ -34,6 +34,13 @@ async def take(events, count):
         for _ in range(count):
             taken.append(await anext(events))
         return taken
+
+
+@pytest.mark.parametrize("type", [EventType.HEARTBEAT, EventType.ERROR, "gap", "connected"])
+async def test_messages_of_the_server_cannot_be_imitated(node, broadcaster, type):
+    with pytest.raises(ReservedType):
+        await broadcaster.broadcast_event(type)
+    assert node.engine.head.seq == 0
 
 
 async def test_events_come_in_order_with_all_their_fields(broadcaster):

@@ -7,8 +7,14 @@ import trio
 
 from triocast.auth import EVERYTHING, Grant
 from triocast.engines import MemoryEngine
-from triocast.engines.sqlite import SQLiteEngine
-from triocast.errors import Forbidden, Overloaded, ShuttingDown, TooLarge
+from triocast.errors import (
+    Forbidden,
+    Overloaded,
+    ReservedType,
+    ShuttingDown,
+    SQLiteEngine,
+    TooLarge,
+)
 from triocast.publisher import Publisher
 
 
@@ -64,6 +70,15 @@ def test_what_the_grant_does_not_name_is_forbidden(publisher, channel):
             type="T",
             data=b"1",
         )
+
+
+@pytest.mark.parametrize("type", ["connected", "gap", "HEARTBEAT", "ERROR"])
+def test_nobody_publishes_under_the_type_of_a_message_of_the_server(publisher, type):
+    with pytest.raises(ReservedType, match=type) as caught:
+        publisher.event(EVERYTHING, channel="news", type=type, data=b"1")
+    assert (caught.value.status, caught.value.code) == (400, "reserved_type")
+    for other in ("live", "reply", "error", type.swapcase()):
+        publisher.event(EVERYTHING, channel="news", type=other, data=b"1")
 
 
 def test_data_is_bounded(publisher):

@@ -6,7 +6,7 @@ whether it is ``temporary`` (the same request may succeed later).
     TriocastError
       BadRequest                400
         InvalidJSON  InvalidEvent  InvalidChannel  InvalidCursor  UnknownCommand
-        TooManyChannels  UnknownParameter
+        TooManyChannels  UnknownParameter  ReservedType
       Unauthorized              401
       Forbidden                 403
         OriginRefused
@@ -63,6 +63,12 @@ class InvalidJSON(BadRequest):
 
 class InvalidEvent(BadRequest):
     code = "invalid_event"
+
+
+class ReservedType(BadRequest):
+    """An event under the type of one of the server's own messages."""
+
+    code = "reserved_type"
 
 
 class InvalidChannel(BadRequest):

@@ -50,11 +50,18 @@ _REMEMBERED: Final = 1_024
 _NAMESPACE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NAME = re.compile(r"[A-Za-z0-9_./@#=+~%-]+")
 _NAME_IN_NAMESPACE = re.compile(r"[A-Za-z0-9_.:/@#=+~%-]+")
-_LABEL = re.compile(r"[^\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]+")
+_LABEL = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+
+
+RESERVED_TYPES: Final = frozenset({"connected", "gap", "HEARTBEAT", "ERROR"})
+"""Types of the server's own messages that nobody may publish under: clients act on them."""
 
 
 class EventType(StrEnum):
-    """The event types that the served systems name; any other type may be published too."""
+    """The event types that the served systems name; others may be published, too.
+
+    `HEARTBEAT` and `ERROR` are the server's own; see `RESERVED_TYPES`.
+    """
 
     # feature flags
     FLAG_CREATED = "FLAG_CREATED"

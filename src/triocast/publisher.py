@@ -17,12 +17,13 @@ from triocast.errors import (
     Forbidden,
     InvalidEvent,
     Overloaded,
+    ReservedType,
     ShuttingDown,
     TooLarge,
     TriocastError,
     Unavailable,
 )
-from triocast.events import Accepted, Event, Once
+from triocast.events import RESERVED_TYPES, Accepted, Event, Once
 
 ENVELOPE_OVERHEAD: Final = 1_024
 """Bytes an event's frame may have beyond its data: names, tags, position, framing."""
@@ -86,12 +87,14 @@ class Publisher:
     ) -> Event:
         """Return the event, stamped with now and its publisher.
 
-        ``channel`` is canonical, ``data`` compact JSON, the rest parsed. Raises Forbidden or
-        TooLarge.
+        ``channel`` is canonical, ``data`` compact JSON, the rest parsed. Raises ReservedType,
+        Forbidden or TooLarge.
 
         ``once`` says under which idempotency key it is published, ``write`` what it does to the
         document under its key, and ``urgent`` that it is not held back.
         """
+        if type in RESERVED_TYPES:
+            raise ReservedType(f"the type {type} is for the server's own messages: take another")
         if not grant.may_publish(channel):
             raise Forbidden(f"you may not publish to {channel}")
         size = max(len(data), 0 if write is None or write.data is None else len(write.data))

@@ -72,6 +72,13 @@ def refused(reply):
 # Reading.
 
 
+async def test_the_event_of_a_write_has_no_type_of_the_server_s_own(app, ask):
+    reply = await ask("PUT", "k", content=b"1", type="gap")
+    assert (reply.status_code, reply.json()["code"]) == (400, "reserved_type")
+    assert (await ask("GET", "k")).status_code == 404
+    assert node_of(app).engine.head.seq == 0
+
+
 async def test_a_document_is_read_as_it_was_written(ask, put):
     written = await put("a/b?", b'{ "on": true }', headers={"Content-Type": "application/x+json"})
     assert written.status_code == 200

@@ -174,6 +174,8 @@ BAD = [
     (BROADCAST, {"data": 1, "user_id": "ann"}, 400, "invalid_event"),
     (BROADCAST, {"data": 1, "user": "ann"}, 400, "invalid_event"),
     (BROADCAST, {"data": 1, "type": ""}, 400, "invalid_event"),
+    (BROADCAST, {"data": 1, "type": "gap"}, 400, "reserved_type"),
+    (BROADCAST, [{"data": 1}, {"data": 1, "type": "ERROR"}], 400, "reserved_type"),
     (BROADCAST, {"data": 1, "key": ""}, 400, "invalid_event"),
     (BROADCAST, {"data": 1, "tags": "red"}, 400, "invalid_event"),
     (BROADCAST, {"data": 1, "tags": [""]}, 400, "invalid_event"),
@@ -183,6 +185,7 @@ BAD = [
     (BROADCAST, {"data": 1, "channel": "$all"}, 400, "invalid_channel"),
     (BROADCAST, {"data": "x" * 100}, 413, "too_large"),
     (SEND, {"data": 1}, 400, "invalid_event"),
+    (SEND, {"data": 1, "channel": "a", "type": "connected"}, 400, "reserved_type"),
     (SEND, {"data": 1, "user_id": "ann", "channel": "a"}, 400, "invalid_event"),
     (SEND, {"data": 1, "user_id": True}, 400, "invalid_event"),
     (SEND, {"data": 1, "user_id": ""}, 400, "invalid_channel"),
@@ -195,6 +198,13 @@ BAD = [
 async def test_a_bad_event_is_refused_and_changes_nothing(server, post, path, body, status, code):
     assert outcome(await post(path, body)) == (status, code)
     assert server.node.engine.head.seq == 0
+
+
+async def test_a_line_of_a_reserved_type_is_refused(server, post):
+    reply = await post(BROADCAST, lines({"data": 1}, {"data": 2, "type": "HEARTBEAT"}), NDJSON)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["line"], error["code"]) == (400, 2, "reserved_type")
+    assert server.node.engine.head.seq == 1
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "", "application/x-www-form-urlencoded"])
