@@ -197,7 +197,7 @@ async def test_clients_of_a_node_that_fails_are_told_and_nobody_comes_in(nursery
     assert node.connections.ended == {"server_error": 1}
     assert heard == []
     body = b"".join([bytes(data) async for data in client])
-    assert body.rstrip().rpartition(b"\n")[2].startswith(b"retry: ")
+    assert body.rstrip().rpartition(b"\n\n")[2].startswith(b"retry: ")
     assert node.hub.subscribers() == ()
     with pytest.raises(ShuttingDown):
         node.connections.admit(connection)

@@ -7,12 +7,12 @@ import trio
 
 from triocast.auth import EVERYTHING, Grant
 from triocast.engines import MemoryEngine
+from triocast.engines.sqlite import SQLiteEngine
 from triocast.errors import (
     Forbidden,
     Overloaded,
     ReservedType,
     ShuttingDown,
-    SQLiteEngine,
     TooLarge,
 )
 from triocast.publisher import Publisher

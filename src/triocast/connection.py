@@ -31,6 +31,7 @@ import attrs
 import trio
 
 from triocast import access
+from triocast.clock import timestamp
 from triocast.errors import EndReason, TriocastError
 from triocast.events import Position, Publication
 from triocast.hub import Hub
@@ -38,6 +39,7 @@ from triocast.link import Link
 from triocast.outbox import Entry, Frame, Loss, Outbox, rest_of
 from triocast.resume import Backlog, Gap, Page, open_backlog
 from triocast.subscriptions import EVERYTHING, Encoder, Filter, Subscriber, WriteNow
+from triocast.wire import envelope
 from triocast.wire.start import Start
 
 if TYPE_CHECKING:
@@ -171,6 +173,20 @@ class Connection(Subscriber):
     @abstractmethod
     def _farewell(self, reason: EndReason) -> Sequence[bytes] | None:
         """Return the last frames for this client; None if nobody is there to take them."""
+
+    def _ends_abruptly(self) -> bool:
+        """Whether the link's end has to look like a fault, so that the client comes back."""
+        return False
+
+    def _hello(self, at: Position | None) -> bytes:
+        """Return the first message; ``at`` is where the client stands, if that is known."""
+        return envelope.encode_connected(
+            timestamp(),
+            connection_id=self.id,
+            user=self.user,
+            heartbeat_seconds=self._heartbeat_seconds,
+            at=at,
+        )
 
     # Its life.
 
@@ -484,7 +500,8 @@ class Connection(Subscriber):
             farewell = None  # Nobody has even been let in.
         try:
             if farewell is not None:
-                await self._link.finish([*left, *farewell])
+                abruptly = self._ends_abruptly()
+                await self._link.finish([*left, *farewell], abruptly=abruptly)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             log.debug("connection %s was gone before its farewell", self.id)
         except Exception:  # whatever an ASGI server's send raises

@@ -33,10 +33,13 @@ class Link(Protocol):
         Raises as `send` does.
         """
 
-    async def finish(self, farewell: Sequence[bytes | memoryview]) -> None:
+    async def finish(
+        self, farewell: Sequence[bytes | memoryview], *, abruptly: bool = False
+    ) -> None:
         """Send what a cancelled `send` left, then the farewell, then end our side.
 
-        The caller owns the deadline. Raises as `send` does.
+        ``abruptly`` makes the end look like a fault to the client, where the end of the link is
+        the end of a response. The caller owns the deadline. Raises as `send` does.
         """
 
     def close(self) -> None:

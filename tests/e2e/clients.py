@@ -96,6 +96,8 @@ class Stream:
         self.headers = {name.decode(): value.decode() for name, value in response.headers}
         self._text = b""
         self._blocks: deque[Block] = deque()
+        self.is_broken = False
+        """Whether it ended without the end of the response, as where clients should come back."""
 
     def __enter__(self) -> Stream:
         return self
@@ -109,7 +111,11 @@ class Stream:
     def block(self) -> Block | None:
         """Return the next block; None at the end of the stream. Raises TimeoutError."""
         while not self._blocks:
-            event = self._next()
+            try:
+                event = self._next()
+            except h11.RemoteProtocolError:
+                self.is_broken = True
+                event = h11.EndOfMessage()
             if isinstance(event, h11.EndOfMessage):
                 assert not self._text, f"the stream ended within a block: {self._text!r}"
                 return None
@@ -123,17 +129,20 @@ class Stream:
         assert self.status == 200, self.status
         block = self.block()
         assert block is not None
-        assert block.data is None
+        assert block.data is not None
+        hello = json.loads(block.data)
+        assert hello["type"] == "connected"
+        assert hello.get("id") == block.id
         return block
 
     def event(self) -> dict[str, Any]:
-        """Return the next event but heartbeats."""
+        """Return the next event or gap."""
         while True:
             block = self.block()
             assert block is not None, "the stream ended"
             if block.data is not None:
                 event: dict[str, Any] = json.loads(block.data)
-                if event["type"] != HEARTBEAT:
+                if event["type"] not in (HEARTBEAT, "connected", "live"):
                     assert event.get("id") == block.id
                     return event
 

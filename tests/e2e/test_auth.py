@@ -385,6 +385,7 @@ def test_a_stream_ends_with_its_token(keyed: Server, channel: str) -> None:
         assert error["data"]["code"] == "unauthorized"
         assert error["data"]["temporary"] is False
         assert stream.block() is None
+        assert not stream.is_broken, "it should stay away until it has another token"
         until(
             lambda: stats(keyed, headers=admin)["ended"].get("grant_ended", 0) == before + 1,
             "end of the stream",

@@ -111,7 +111,7 @@ def test_a_websocket_continues_behind_its_cursor(server: Server, channel: str) -
         assert [socket.event()["data"] for _ in range(2)] == [1, 2]
         assert int(reply["cursor"].rpartition(".")[2]) >= int(ids[-1].rpartition(".")[2])
     with Socket(server, f"?channel={channel}&cursor={ids[1]}") as socket:
-        assert "id" not in socket.hello
+        assert socket.hello["id"] == ids[1]
         assert socket.event()["data"] == 2
         assert socket.event()["type"] == "live"
 

@@ -17,7 +17,9 @@ CURSOR = r"0\.[0-9a-f]{8}\.\d+"
 TIMESTAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
-def test_a_stream_begins_at_once_with_comment_retry_and_id(server: Server, channel: str) -> None:
+def test_a_stream_begins_at_once_with_a_message_that_has_retry_and_id(
+    server: Server, channel: str
+) -> None:
     before = publish(server, channel=channel, data=None)
     with Stream(server, channel=channel) as stream:
         assert stream.status == 200
@@ -33,7 +35,10 @@ def test_a_stream_begins_at_once_with_comment_retry_and_id(server: Server, chann
     assert 500 <= int(first.retry) <= 10_000
     assert first.id == before["id"]
     assert first.event is None
-    assert first.data is None
+    assert first.data is not None
+    hello = json.loads(first.data)
+    assert (hello["type"], hello["id"]) == ("connected", before["id"])
+    assert f"triocast {hello['data']['connection_id']}" == first.comments[0]
 
 
 def test_retry_times_are_spread(server: Server) -> None:

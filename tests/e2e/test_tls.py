@@ -122,6 +122,7 @@ def test_the_polite_end_over_tls(serve: Callable[..., Server], certificate: Cert
         assert last is not None
         assert last.retry is not None
         assert stream.block() is None
+        assert stream.is_broken
         with pytest.raises(Exception, match="1012"):
             socket.event()
     assert server.process.wait(PATIENCE) == 0

@@ -123,7 +123,9 @@ class DirectLink:
     async def receive(self) -> bytes | str | None:
         return await self._wire.receive()
 
-    async def finish(self, farewell: Sequence[bytes | memoryview]) -> None:
+    async def finish(
+        self, farewell: Sequence[bytes | memoryview], *, abruptly: bool = False
+    ) -> None:
         await self._send_unsent()
         await self.send(farewell)
         self._wire.finished = True

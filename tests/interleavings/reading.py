@@ -95,7 +95,7 @@ def read_stream(arrived: bytes, *, head: bytes) -> list[Item]:
             body += event.data
         over = over or isinstance(event, h11.EndOfMessage)
     items = list(_blocks(body.decode()))
-    assert not over or (items[-1] == Farewell() and not client.trailing_data[0])
+    assert not over, "a client that reads to the end of a response need not come back"
     assert Farewell() not in items[:-1]
     return items
 
@@ -113,17 +113,18 @@ def _blocks(text: str) -> Iterator[Item]:
         if first or block.event == "changed":
             yield Change(block.id or None if first else None)
         elif block.retry is not None:
+            assert json.loads(block.data)["type"] == "ERROR"
             yield Farewell()
         elif not block.data or '"HEARTBEAT"' in block.data:
             yield Heartbeat(block.id)
         else:
             item = _message(block.data)
-            assert isinstance(item, Event | Gap)
-            if isinstance(item, Gap):
+            assert isinstance(item, Event | Gap | Heartbeat)
+            if isinstance(item, Event):
+                yield Event(item.content, block.id)
+            else:
                 assert item.id == block.id
                 yield item
-            else:
-                yield Event(item.content, block.id)
         first = False
 
 

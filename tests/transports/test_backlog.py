@@ -53,11 +53,11 @@ class TestSSE:
         client = open_sse(channels=("x",), start=after(1))
         await parts.publish("x", "d")
         assert told(await client.read()) == [
-            ("0.e.1", None),
+            ("0.e.1", "connected"),
             ("0.e.2", "b"),
             ("0.e.3", "c"),
             ("0.e.4", "d"),
-            ("0.e.4", None),
+            ("0.e.4", "live"),
         ]
         await parts.publish("x", "e")
         assert told(await client.read()) == [("0.e.5", "e")]
@@ -67,8 +67,8 @@ class TestSSE:
             await parts.publish(channel)
         await wait_all_tasks_blocked()
         client = open_sse(grant=Grant(user="ann"), start=after(0))
-        ids = [id for id, kind in told(await client.read()) if kind]
-        assert ids == ["0.e.1", "0.e.2"]
+        _, *got, _ = told(await client.read())
+        assert [id for id, _ in got] == ["0.e.1", "0.e.2"]
 
     async def test_a_gap_is_told_in_the_stream(self, parts, open_sse):
         await parts.publish("y", "kept")
@@ -91,7 +91,7 @@ class TestSSE:
         await parts.publish("x")
         client = open_sse(channels=("x",), start=after(7, "old"))
         _, (id, kind), live = told(await client.read())
-        assert (id, kind, live) == ("0.e.1", "gap", ("0.e.1", None))
+        assert (id, kind, live) == ("0.e.1", "gap", ("0.e.1", "live"))
 
     @pytest.mark.parametrize(
         ("start", "kinds"), [(Latest(), ["b", "c"]), (Last(1), ["c"]), (Last(9), ["a", "b", "c"])]
@@ -101,31 +101,31 @@ class TestSSE:
             await parts.publish("x", kind, key=key)
         client = open_sse(channels=("x",), start=start)
         first, *events, live = told(await client.read())
-        assert first == (None, None), "before it has the state, it stands nowhere"
+        assert first == (None, "connected"), "before it has the state, it stands nowhere"
         assert [kind for _, kind in events] == kinds
-        assert live == ("0.e.3", None)
+        assert live == ("0.e.3", "live")
 
     @pytest.mark.parametrize(("start", "first"), [(after(0), "0.e.0"), (Latest(), None)])
-    async def test_a_heartbeat_event_comes_when_it_is_live(self, parts, open_sse, start, first):
-        """Before that its cursor would be ahead of what the client has."""
+    async def test_no_block_is_without_data_where_heartbeats_are_events(
+        self, parts, open_sse, start, first
+    ):
         await parts.publish("x", "a")
         await parts.publish("elsewhere")
         client = open_sse(channels=("x",), start=start, heartbeat_events=True)
         assert told(await client.read()) == [
-            (first, None),
+            (first, "connected"),
             ("0.e.1", "a"),
-            ("0.e.2", None),
-            ("0.e.2", "HEARTBEAT"),
+            ("0.e.2", "live"),
         ]
 
     async def test_heartbeats_wait_until_it_is_live(self, parts, open_sse, gate, autojump_clock):
         """Their cursor would be ahead of what the client has."""
         await parts.publish("x", "a")
         client = open_sse(channels=("x",), start=after(0))
-        assert told(await client.read()) == [("0.e.0", None)]
+        assert told(await client.read()) == [("0.e.0", "connected")]
         await trio.sleep(60)
         gate.set()
-        assert told(await client.read()) == [("0.e.1", "a"), ("0.e.1", None)]
+        assert told(await client.read()) == [("0.e.1", "a"), ("0.e.1", "live")]
         await trio.sleep(60)
         assert set(told(await client.read())) == {("0.e.1", None)}
 
@@ -252,7 +252,7 @@ class TestWebSocket:
             await parts.publish(channel, channel)
         client = await open_websocket(channels=("x",), start=after(0))
         hello, *events, live = client.take()
-        assert (hello["type"], "id" in hello) == ("connected", False)
+        assert (hello["type"], hello["id"]) == ("connected", "0.e.0")
         assert [event["type"] for event in events] == ["x", "$all", "$user:ann"]
         assert (live["type"], live["id"]) == ("live", "0.e.4")
 
@@ -317,8 +317,8 @@ async def test_a_client_that_reads_slowly_gets_a_long_backlog_whole(parts, nurse
     assert 0 < connection.queued_bytes <= 50_000
     slow.set()
     await wait_all_tasks_blocked()
-    events = [id for id, kind in told(bytes(await client.receive_some(1_000_000))) if kind]
-    assert events == [f"0.e.{n}" for n in range(1, 11)]
+    _, *events, _ = told(bytes(await client.receive_some(1_000_000)))
+    assert [id for id, _ in events] == [f"0.e.{n}" for n in range(1, 11)]
     assert connection.reason is None
 
 

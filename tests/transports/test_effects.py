@@ -128,7 +128,7 @@ class WritingLink:
     async def receive(self):
         return await self.chunks.receive()
 
-    async def finish(self, farewell):
+    async def finish(self, farewell, *, abruptly=False):
         self.writes.extend(map(bytes, farewell))
 
     def close(self):

@@ -49,6 +49,27 @@ async def test_a_socket_finishes_what_a_cancelled_send_left(sockets, nursery):
     assert bytes(got) == b"".join(frames) + b"goodbye"
 
 
+async def test_a_socket_is_reset_behind_all_that_was_to_be_sent(nursery):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    for end in (theirs, ours):
+        end.setblocking(False)
+    client = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+    link = SocketLink(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), ours)
+
+    async def finish():
+        await link.finish([b"a" * 3_000_000], abruptly=True)  # more than the kernel keeps
+        link.close()
+
+    nursery.start_soon(finish)
+    got = bytearray()
+    with trio.fail_after(30), pytest.raises(trio.BrokenResourceError):
+        await read_all(client, got)
+    await client.aclose()
+    assert len(got) == 3_000_000
+
+
 async def test_a_socket_that_takes_nothing_writes_no_farewell(sockets, autojump_clock):
     client, link = sockets
     for farewell in (None, [b"bye"]):
@@ -123,7 +144,13 @@ async def test_an_asgi_response_carries_frames_in_its_body():
     await link.send([b"a", memoryview(b"b")])
     await link.finish([b"c"])
     assert b"".join(message["body"] for message in asgi.sent) == b"abc"
-    assert all(message["more_body"] for message in asgi.sent)  # the application ends it
+    assert [message["more_body"] for message in asgi.sent][-2:] == [True, False]
+
+
+async def test_an_asgi_response_that_is_broken_off_has_no_end():
+    asgi = ASGI()
+    await ASGIResponseLink(asgi.receive, asgi.send).finish([b"bye"], abruptly=True)
+    assert [(message["body"], message["more_body"]) for message in asgi.sent] == [(b"bye", True)]
 
 
 async def test_an_asgi_response_cut_in_a_frame_gets_no_farewell(autojump_clock):

@@ -3,15 +3,18 @@
 import json
 import re
 
+import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from triocast.auth import Grant
 from triocast.errors import EndReason, TooManyConnections
-from triocast.events import user_channel
+from triocast.events import Position, user_channel
 from triocast.hub import Hub
 from triocast.subscriptions import make_filter
-from triocast.transports.sse import polite_end
+from triocast.transports.links import StreamLink
+from triocast.transports.sse import SSEConnection, StreamOptions, polite_end
+from triocast.wire.start import After, Last, Latest
 
 from .reading import blocks
 
@@ -22,14 +25,38 @@ def seqs(body):
     return [int(value.rpartition(".")[2]) for b in blocks(body) for f, value in b if f == "id"]
 
 
-async def test_the_first_block_comes_at_once_with_comment_id_and_retry(parts, open_sse):
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(
+    ("start", "id"),
+    [
+        (None, "0.e.1"),
+        (After(Position("e", 0)), "0.e.0"),
+        (After(Position("other", 7)), "0.other.7"),
+        (After(None), None),
+        (Latest(), None),
+        (Last(3), None),
+    ],
+)
+async def test_the_first_message_comes_at_once_with_the_cursor_that_the_client_came_with(
+    parts, open_sse, named, start, id
+):
     await parts.publish("x")
-    client = open_sse(channels=("x",))
-    (first,) = blocks(await client.read())
+    client = open_sse(
+        channels=("x",), grant=Grant(user="ann", subscribe=("*",)), named=named, start=start
+    )
+    first = blocks(await client.read())[0]
     assert first[0] == ("", "triocast s1")
-    assert dict(first)["id"] == "0.e.1"
-    assert 1_000 <= int(dict(first)["retry"]) <= 3_000
-    assert {field for field, _ in first} == {"", "id", "retry"}
+    fields = dict(first)
+    assert 1_000 <= int(fields["retry"]) <= 3_000
+    assert fields.get("event") == ("connected" if named else None)
+    assert fields.get("id") == id
+    message = json.loads(fields["data"])
+    assert message.pop("timestamp")
+    assert message == {
+        "type": "connected",
+        "data": {"connection_id": "s1", "user": "ann", "heartbeat_seconds": HEARTBEAT},
+        **({} if id is None else {"id": id}),
+    }
 
 
 async def test_clients_are_told_different_times_to_come_back(open_sse):
@@ -99,9 +126,9 @@ async def test_heartbeat_ids_never_go_back_and_cover_what_was_written(
     got = blocks(await client.read())
     numbers = [int(dict(block)["id"].rpartition(".")[2]) for block in got]
     assert numbers == sorted(numbers)
-    events = [n for n, block in zip(numbers, got, strict=True) if "data" in dict(block)]
+    events = [n for n, block in zip(numbers, got, strict=True) if "data" in dict(block)][1:]
     assert events == [seq for seq in range(1, 41) if (seq - 1) % 3]
-    beats = [n for n, block in zip(numbers, got, strict=True) if "data" not in dict(block)][1:]
+    beats = [n for n, block in zip(numbers, got, strict=True) if "data" not in dict(block)]
     assert 8 <= len(beats) <= 10
 
 
@@ -153,41 +180,58 @@ async def test_heartbeat_events_on_demand(open_sse, autojump_clock):
         assert (message["type"], message["data"]) == ("HEARTBEAT", None)
 
 
-async def test_a_heartbeat_event_comes_at_once(parts, open_sse):
-    """For clients that pass over an ``id`` without ``data``: they have a cursor from the start."""
-    await parts.publish("x")
-    await wait_all_tasks_blocked()
-    plain = open_sse(heartbeat_events=True, id="p")
-    named = open_sse(heartbeat_events=True, named=True, chunked=True, id="n")
-    _, beat = (dict(block) for block in blocks(await plain.read()))
-    assert (beat["id"], json.loads(beat["data"])["type"]) == ("0.e.1", "HEARTBEAT")
-    (chunk,) = re.findall(rb"[0-9a-f]+\r\n(.*?)\r\n", await named.read(), re.DOTALL)
-    _, beat = (dict(block) for block in blocks(chunk))
-    assert (beat["id"], beat["event"]) == ("0.e.1", "HEARTBEAT")
+ENDS = [
+    # reason, code, whether the client should come back
+    (EndReason.SHUTDOWN, "shutting_down", True),
+    (EndReason.SLOW_CONSUMER, "slow_consumer", True),
+    (EndReason.SERVER_ERROR, "unavailable", True),
+    (EndReason.GRANT_ENDED, "unauthorized", False),
+    (EndReason.POLICY, "bad_request", False),
+]
 
 
-async def test_farewell_names_a_time_and_ends_the_body(parts, open_sse):
-    chunked, plain = open_sse(chunked=True, id="c"), open_sse(id="p")
-    await chunked.read()
-    await plain.read()
-    for client in (chunked, plain):
-        client.connection.retry_ms = 4_321
-        client.connection.end(EndReason.SHUTDOWN)
-    assert await plain.read_to_end() == b"retry: 4321\n\n"
-    assert await chunked.read_to_end() == b"d\r\nretry: 4321\n\n\r\n0\r\n\r\n"
-
-
-async def test_the_end_of_a_grant_is_told(open_sse):
-    client = open_sse(named=True)
+@pytest.mark.parametrize(("reason", "code", "returns"), ENDS)
+async def test_the_end_of_a_stream_says_why_and_only_whoever_should_stay_away_gets_all_of_it(
+    open_sse, reason, code, returns
+):
+    """Some clients never come back after a response that is whole."""
+    client = open_sse(chunked=True, named=True)
     await client.read()
-    client.connection.end(EndReason.GRANT_ENDED)
-    retry, error = blocks(await client.read_to_end())
-    assert retry[0][0] == "retry"
-    assert dict(error)["event"] == "ERROR"
-    message = json.loads(dict(error)["data"])
-    assert message["type"] == "ERROR"
-    assert message["data"]["code"] == "unauthorized"
-    assert message["data"]["temporary"] is False
+    client.connection.retry_ms = 4_321
+    client.connection.end(reason)
+    end = await client.read_to_end()
+    assert end.endswith(b"\r\n0\r\n\r\n") is not returns
+    length, _, chunk = end.partition(b"\r\n")
+    (block,) = blocks(chunk[: int(length, 16)])
+    assert (dict(block)["retry"], dict(block)["event"]) == ("4321", "ERROR")
+    message = json.loads(dict(block)["data"])
+    assert (message["type"], message["data"]["code"]) == ("ERROR", code)
+    assert message["data"]["temporary"] is returns
+
+
+@pytest.mark.parametrize(("reason", "code", "returns"), ENDS)
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_where_only_the_link_s_end_tells_it_has_to_look_like_a_fault(
+    parts, nursery, chunked, reason, code, returns
+):
+    class Recorded(StreamLink):
+        abruptly = None
+
+        async def finish(self, farewell, *, abruptly=False):
+            self.abruptly = abruptly
+            await super().finish(farewell, abruptly=abruptly)
+
+    link = Recorded(memory_stream_pair()[0])
+    grant = Grant(subscribe=("*",))
+    connection = SSEConnection(
+        parts.connections, StreamOptions(), id="s", grant=grant, address=None
+    )
+    connection.use_framing(chunked=chunked)
+    nursery.start_soon(connection.run, link)
+    await wait_all_tasks_blocked()
+    connection.end(reason)
+    await wait_all_tasks_blocked()
+    assert link.abruptly is (returns and not chunked)
 
 
 async def test_what_was_queued_comes_before_the_farewell(open_sse, autojump_clock):
@@ -204,8 +248,8 @@ async def test_what_was_queued_comes_before_the_farewell(open_sse, autojump_cloc
 
 
 def test_a_refusal_for_now_sends_an_event_source_away_politely():
-    retry, error = blocks(polite_end(TooManyConnections("full")))
-    assert 1_000 <= int(dict(retry)["retry"]) <= 3_000 + 2_000 * TooManyConnections.retry_after
+    (error,) = blocks(polite_end(TooManyConnections("full")))
+    assert 1_000 <= int(dict(error)["retry"]) <= 3_000 + 2_000 * TooManyConnections.retry_after
     assert json.loads(dict(error)["data"])["data"] == {
         "code": "too_many_connections",
         "message": "full",

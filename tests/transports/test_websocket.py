@@ -379,7 +379,7 @@ class Gone:
     async def receive(self):
         await trio.sleep_forever()
 
-    async def finish(self, farewell):
+    async def finish(self, farewell, *, abruptly=False):
         raise ConnectionResetError
 
     def close(self):

@@ -147,6 +147,27 @@ class WebSocketClient:
         await self.tell({"type": "websocket.disconnect", "code": 1005})
 
 
+def completing(app: Any) -> Any:
+    """Return an application that ends the responses which another one leaves without their end.
+
+    httpx takes these for a mistake; servers break them off.
+    """
+
+    async def call(scope: Any, receive: Any, send: Any) -> None:
+        is_open = False
+
+        async def note(message: dict[str, Any]) -> None:
+            nonlocal is_open
+            is_open = message.get("more_body", True)
+            await send(message)
+
+        await app(scope, receive, note)
+        if is_open:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return call
+
+
 @attrs.frozen
 class Server:
     app: QuartTrio

@@ -17,6 +17,8 @@ from triocast.web import create_app, node_of
 from triocast.web.call import Call
 from triocast.web.events import PATH, open_stream, refusal_for_now
 
+from .serving import completing
+
 KEY = "k" * 40
 STREAM = {"Accept": "text/event-stream"}
 
@@ -24,7 +26,7 @@ STREAM = {"Accept": "text/event-stream"}
 def connect(app):
     async def in_time(scope, receive, send):
         with trio.fail_after(10):  # A stream that opens by mistake would never end.
-            await app(scope, receive, send)
+            await completing(app)(scope, receive, send)
 
     transport = httpx.ASGITransport(app=in_time, client=("127.0.0.1", 1))
     return httpx.AsyncClient(transport=transport, base_url="http://localhost")
@@ -65,6 +67,12 @@ async def read(app, nursery):
     return read
 
 
+def events_in(reply):
+    """Return the blocks of events: these have a channel, the server's own messages have none."""
+    found = [block for block in blocks(reply) if "data" in block]
+    return [block for block in found if "channel" in json.loads(block["data"])]
+
+
 def blocks(reply):
     """Return the fields of each block of a stream."""
     return [
@@ -83,7 +91,16 @@ async def test_a_stream_tells_where_it_begins_then_its_events_then_when_to_retur
     assert int(hello["retry"]) > 0
     assert [event["id"] for event in events] == [f"0.{epoch}.2", f"0.{epoch}.4"]
     assert [json.loads(event["data"])["type"] for event in events] == ["a", "c"]
-    assert list(farewell) == ["retry"]
+    assert list(farewell) == ["retry", "data"]
+    assert json.loads(farewell["data"])["data"]["code"] == "shutting_down"
+
+
+async def test_of_several_cursors_that_polyfills_have_added_the_last_counts(app, read):
+    for type in "abc":
+        await publish(node_of(app), "news", type)
+    epoch = node_of(app).engine.head.epoch
+    reply = await read(f"channel=news&lastEventId=0.{epoch}.1&lastEventId=0.{epoch}.2")
+    assert [block["id"] for block in events_in(reply)] == [f"0.{epoch}.3"]
 
 
 async def test_no_cache_or_proxy_keeps_a_stream_back(read):
@@ -107,7 +124,7 @@ async def test_a_client_comes_back_behind_its_cursor(app, read):
     epoch = node_of(app).engine.head.epoch
     headers = STREAM | {"Last-Event-ID": f"0.{epoch}.1"}
     reply = await read(f"channel=news&last_event_id=0.{epoch}.2", headers=headers)
-    ids = [block["id"] for block in blocks(reply) if "data" in block]
+    ids = [block["id"] for block in events_in(reply)]
     assert ids == [f"0.{epoch}.2", f"0.{epoch}.3"]
 
 
@@ -117,24 +134,24 @@ async def test_a_polyfill_comes_back_with_its_own_name_for_the_cursor(app, read)
         await publish(node_of(app), "news", type)
     epoch = node_of(app).engine.head.epoch
     reply = await read(f"channel=news&last_event_id=0.{epoch}.1&lastEventId=0.{epoch}.2")
-    assert [block["id"] for block in blocks(reply) if "data" in block] == [f"0.{epoch}.3"]
+    assert [block["id"] for block in events_in(reply)] == [f"0.{epoch}.3"]
 
 
 async def test_a_stream_can_be_filtered_and_have_named_events(read):
     reply = await read("type=a&named=1", events=[("$all", "a"), ("$all", "b")])
-    assert [block["event"] for block in blocks(reply) if "data" in block] == ["a"]
+    assert [block["event"] for block in events_in(reply)] == ["a"]
     assert "event:" in reply.text
 
 
 async def test_events_have_no_names_unless_they_are_asked_for(read):
     reply = await read("named=0&heartbeat=comment", events=[("$all", "a")])
-    assert len([block for block in blocks(reply) if "data" in block]) == 1
+    assert len(events_in(reply)) == 1
     assert "event:" not in reply.text
 
 
-async def test_heartbeats_may_be_events(read):
-    beat = blocks(await read("heartbeat=event&named=1"))[1]
-    assert beat["event"] == "HEARTBEAT"
+async def test_the_server_s_own_messages_have_names_too(read):
+    named = [block["event"] for block in blocks(await read("heartbeat=event&named=1&last=1"))]
+    assert named == ["connected", "live", "ERROR"]
 
 
 async def test_head_is_answered_without_a_stream(app, client):
@@ -182,8 +199,9 @@ async def test_an_event_source_that_is_refused_for_now_is_told_when_to_return(ap
         200,
         "text/event-stream; charset=utf-8",
     )
-    retry, error = blocks(reply)
-    assert int(retry["retry"]) > 0
+    assert int(reply.headers["content-length"]) > len(reply.content)  # It breaks off.
+    (error,) = blocks(reply)
+    assert int(error["retry"]) > 0
     assert json.loads(error["data"])["data"]["code"] == reason
     assert reply.headers["connection"] == "close"  # It would take a place that others need.
     reply = await client.get(PATH)

@@ -12,7 +12,7 @@ from triocast.auth import EVERYTHING
 from triocast.settings import Settings
 from triocast.web import create_app, node_of
 
-from .serving import make_scope
+from .serving import completing, make_scope
 
 PAGE = "https://app.example"
 PATHS = (
@@ -104,12 +104,13 @@ async def test_listed_pages_may_read_the_reason(nursery, make, code):
 
 @pytest.mark.parametrize(("make", "code"), APPS[1:])
 async def test_an_event_source_comes_back_until_the_process_is_restarted(nursery, make, code):
-    async with connect(await make(nursery)) as client:
+    async with connect(completing(await make(nursery))) as client:
         reply = await client.get("/realtime/events", headers={"Accept": "text/event-stream"})
     assert (reply.status_code, reply.headers["content-type"]) == (
         200,
         "text/event-stream; charset=utf-8",
     )
+    assert int(reply.headers["content-length"]) > len(reply.content)
     assert reply.headers["connection"] == "close"
     assert reply.text.startswith("retry: ")
     assert f'"code":"{code}"' in reply.text

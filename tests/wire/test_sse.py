@@ -76,6 +76,8 @@ def test_a_block_is_read_back_as_one_event(data, event, id, comment):
     (read_back,) = read(block)
     assert read_back.event == (event or "message")
     assert read_back.id == id
+    for character in "\u2028\u2029\x85":
+        data = data.replace(character, f"\\u{ord(character):04x}")
     assert read_back.data == re.sub(r"\r\n|\r", "\n", data)
     assert read_back.retry is None
 
@@ -104,6 +106,9 @@ def test_no_publisher_writes_lines_of_their_own(type, value, tags, key, named, c
     (read_back,) = read(unchunk(stream) if chunked else stream)
     assert read_back.event == (type if named else "message")
     assert read_back.id == "0.e.7"
+    # As programs do that take Unicode's line ends for the format's own.
+    lines = stream.decode().splitlines()
+    assert sum(line.startswith("data: ") for line in lines) == 1
     assert json.loads(read_back.data) == {
         "type": type,
         "timestamp": "2026-01-31T12:00:00.123Z",
@@ -113,6 +118,16 @@ def test_no_publisher_writes_lines_of_their_own(type, value, tags, key, named, c
         "id": "0.e.7",
         **({"tags": tags} if tags else {}),
     }
+
+
+@pytest.mark.parametrize("type", ["error", "open"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_no_event_has_the_name_of_one_of_the_browser_s_own(type, chunked):
+    event = Event(type, b"1", "news", "2026-01-31T12:00:00.123Z")
+    stream = ENCODERS[True, chunked].encode(Publication(event, Position("e", 7), prev=0))
+    assert b"event:" not in stream
+    (read_back,) = read(unchunk(stream) if chunked else stream)
+    assert json.loads(read_back.data)["type"] == type
 
 
 def test_an_event_for_one_connection_moves_no_cursor():

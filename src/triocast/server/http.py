@@ -25,7 +25,7 @@ from triocast.server.http1 import Flooded, SafeH11Protocol
 from triocast.server.protocols import SafeProtocol
 from triocast.server.shortcuts import Shortcuts
 from triocast.server.turnstile import Turnstile
-from triocast.transports.links import close_now
+from triocast.transports.links import BREAKS_OFF, close_now
 
 RECEIVE_BYTES: Final = 65_536
 
@@ -328,6 +328,8 @@ class HTTP:
                 self._http1.let_through()
                 self._reading.cancel()
 
+        if scope["type"] == "http":
+            scope["extensions"] = {**(scope.get("extensions") or {}), BREAKS_OFF: {}}
         self._handlers += 1
         try:
             await self._service.app(scope, receive, send_joined)

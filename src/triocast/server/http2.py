@@ -74,6 +74,11 @@ class SafeStreamBuffer(StreamBuffer):
         """Whether the writer has said that this is all."""
         return self._complete
 
+    async def wait_until_taken(self) -> None:
+        """Return when nothing is left for flow control."""
+        while self.buffer:
+            await self._is_empty.wait()
+
     async def pop(self, max_length: int) -> bytes:
         data = bytes(self.buffer[:max_length])
         del self.buffer[:max_length]
@@ -146,6 +151,7 @@ class SafeH2Protocol(H2Protocol):
     async def stream_send(self, event: Any) -> None:
         if isinstance(event, StreamClosed):
             await self._wait_for_end(event.stream_id)
+            await self._break_off(event.stream_id)
         elif isinstance(event, Response) and event.stream_id in self.streams:
             # It was not reset before its answer. Event streams end by a reset in the normal course.
             self._unanswered.discard(event.stream_id)
@@ -166,6 +172,23 @@ class SafeH2Protocol(H2Protocol):
                 if self._sent.is_set():
                     self._sent = trio.Event()
                 await self._sent.wait()
+
+    async def _break_off(self, stream_id: int) -> None:
+        """Reset a stream whose writer has gone without its end, behind what it has written.
+
+        Upstream leaves it open: its client would wait for ever.
+        """
+        buffer = self.stream_buffers.get(stream_id)
+        if not isinstance(buffer, SafeStreamBuffer) or buffer.ending:
+            return
+        with trio.move_on_after(END_SECONDS):
+            await buffer.wait_until_taken()
+        try:
+            self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.CANCEL)
+        except h2.exceptions.ProtocolError:
+            return  # The client, or its connection, has ended it before.
+        await self._flush()
+        await self._window_updated(stream_id)  # so that what upstream keeps of it is dropped
 
     async def _send_data(self, stream_id: int) -> None:
         buffer = self.stream_buffers.get(stream_id)

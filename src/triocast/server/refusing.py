@@ -152,5 +152,5 @@ class Refusals:
             answer.headers += self._origins.response_headers(call)
         body = b"" if call is not None and call.method == "HEAD" else answer.body
         status = "200 OK" if answer.status == 200 else "503 Service Unavailable"
-        headers = [*answer.headers, ("content-length", str(len(answer.body)))]
+        headers = [*answer.headers, ("content-length", str(answer.content_length))]
         return write_head(status, headers) + body

@@ -7,7 +7,11 @@ the portable way for response bodies.
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
+import sys
+import termios
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
@@ -15,6 +19,12 @@ from typing import Any, Final
 import trio
 
 RECEIVE_BYTES: Final = 16_384
+
+TAKEN_POLL_SECONDS: Final = 0.01
+"""How often it is looked whether a client has taken the last of a response that is broken off."""
+
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+"""`SO_LINGER` for closing by RST."""
 
 ASGISend = Callable[[dict[str, Any]], Awaitable[None]]
 ASGIReceive = Callable[[], Awaitable[dict[str, Any]]]
@@ -60,14 +70,28 @@ class SocketLink:
             except OSError as error:
                 raise trio.BrokenResourceError(f"the connection broke: {error}") from error
 
-    async def finish(self, farewell: Sequence[bytes | memoryview]) -> None:
+    async def finish(
+        self, farewell: Sequence[bytes | memoryview], *, abruptly: bool = False
+    ) -> None:
         await self._send_unsent()
         await self.send(farewell)
+        if abruptly:
+            # The kernel forgets what it has not sent yet when it resets a connection.
+            while self._untaken_bytes():  # noqa: ASYNC110  # nothing tells when it is taken
+                await trio.sleep(TAKEN_POLL_SECONDS)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            return
         self._socket.shutdown(socket.SHUT_WR)
         # Closing with something unread makes the kernel reset the connection, and the client
         # may lose the farewell. So what still comes is read until the client is done, too.
         while await self._stream.receive_some(RECEIVE_BYTES):
             pass
+
+    def _untaken_bytes(self) -> int:
+        """Return how much the peer's kernel has not acknowledged yet."""
+        self._check_open()
+        found = fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4))
+        return int.from_bytes(found, sys.byteorder)
 
     def _check_open(self) -> None:
         """Raise ClosedResourceError for a closed socket.
@@ -126,8 +150,12 @@ class StreamLink(TaskLink):
         data: bytes | bytearray = await self._stream.receive_some(RECEIVE_BYTES)
         return bytes(data) or None
 
-    async def finish(self, farewell: Sequence[bytes | memoryview]) -> None:
-        if await self._send_last(farewell):
+    async def finish(
+        self, farewell: Sequence[bytes | memoryview], *, abruptly: bool = False
+    ) -> None:
+        # Without TLS's own word for the end a client knows that something is missing.
+        is_cut = abruptly and isinstance(self._stream, trio.SSLStream)
+        if await self._send_last(farewell) and not is_cut:
             await self._stream.aclose()
 
     def close(self) -> None:
@@ -145,13 +173,31 @@ def close_now(stream: trio.abc.AsyncResource) -> None:
         stream.close()
 
 
+BREAKS_OFF: Final = "triocast.breaks_off"
+"""The ASGI extension by which our server says that it does so over HTTP/2, too."""
+
+
+def breaks_off(scope: Any) -> bool:
+    """Whether the server breaks off a response that the application leaves without its end.
+
+    All do so over HTTP/1. Over HTTP/2, Hypercorn (0.18) does nothing: the client would wait for
+    ever.
+    """
+    is_http1: bool = scope["http_version"] in ("1.0", "1.1")
+    return is_http1 or BREAKS_OFF in (scope.get("extensions") or {})
+
+
 class ASGIResponseLink(TaskLink):
-    """The body of an ASGI response under way."""
+    """The body of an ASGI response under way.
+
+    ``breaks_off`` says whether the server breaks off a response without an end.
+    """
 
     taken_over = False
 
-    def __init__(self, receive: ASGIReceive, send: ASGISend) -> None:
+    def __init__(self, receive: ASGIReceive, send: ASGISend, *, breaks_off: bool = True) -> None:
         super().__init__()
+        self._breaks_off = breaks_off
         self._receive = receive
         self._send = send
 
@@ -168,8 +214,14 @@ class ASGIResponseLink(TaskLink):
             if message.get("body"):
                 return bytes(message["body"])
 
-    async def finish(self, farewell: Sequence[bytes | memoryview]) -> None:
-        await self._send_last(farewell)
+    async def finish(
+        self, farewell: Sequence[bytes | memoryview], *, abruptly: bool = False
+    ) -> None:
+        if await self._send_last(farewell) and not (abruptly and self._breaks_off):
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def close(self) -> None:
-        """Nothing to do: the response ends when the application returns."""
+        """Nothing to do: the response ends when the application returns.
+
+        Without its last message, that looks like a fault to the client; see `finish`.
+        """

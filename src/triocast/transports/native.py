@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import attrs
-import msgspec
 
 from triocast.clock import timestamp
 from triocast.errors import Disabled, Forbidden, TooManyChannels, TriocastError, WrongContentType
@@ -28,6 +27,7 @@ from triocast.transports.websocket import (
 )
 from triocast.turns import Turns
 from triocast.wire import cursor, envelope, messages
+from triocast.wire.start import standing
 
 if TYPE_CHECKING:
     from triocast.auth import Grant
@@ -110,22 +110,11 @@ class NativeConnection(WebSocketConnection):
     # The life of the connection.
 
     def _opened(self) -> None:
-        hello = {
-            "type": "connected",
-            "timestamp": timestamp(),
-            "data": {
-                "connection_id": self.id,
-                "user": self.user,
-                "heartbeat_seconds": self._heartbeat_seconds,
-            },
-        }
         if self._start is not None:
             self._hold()
             self.seq = 0
         live = self._hub.subscribe(self, self._channels, self._filter)
-        if self._start is None:
-            hello["id"] = cursor.encode(live)
-        self._push_text(msgspec.json.encode(hello))
+        self._push_text(self._hello(standing(self._start, live)))
 
     @property
     def _begins(self) -> bool:
@@ -140,9 +129,7 @@ class NativeConnection(WebSocketConnection):
         await self._catch_up(self._backlog(names, self._filter, start, live))
         self._is_opening = False
         self._stands = True
-        at = cursor.encode(Position(live.epoch, self.seq))
-        told = {"type": "live", "timestamp": timestamp(), "data": None, "id": at}
-        self._push_text(msgspec.json.encode(told))
+        self._push_text(envelope.encode_live(timestamp(), Position(live.epoch, self.seq)))
 
     def _push_heartbeat(self) -> None:
         """Push a heartbeat if it is asked for, or tells the client that it stands further on.

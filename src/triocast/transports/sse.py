@@ -10,13 +10,21 @@ import attrs
 from triocast.clock import timestamp
 from triocast.connection import Connection
 from triocast.connections import jittered_retry_ms
-from triocast.errors import EndReason, TriocastError, Unauthorized
+from triocast.errors import (
+    BadRequest,
+    EndReason,
+    ShuttingDown,
+    SlowConsumer,
+    TriocastError,
+    Unauthorized,
+    Unavailable,
+)
 from triocast.events import Position, Publication, is_connection_channel
 from triocast.resume import Backlog, Gap, gap_of
 from triocast.subscriptions import EVERYTHING, Filter
 from triocast.transports.gaps import gap_text
 from triocast.wire import cursor, envelope, sse
-from triocast.wire.start import After, Start
+from triocast.wire.start import Start, standing
 
 if TYPE_CHECKING:
     from triocast.auth import Grant
@@ -24,6 +32,19 @@ if TYPE_CHECKING:
 
 MOST_INBOUND_BYTES: Final = 65_536
 """What a client may send behind its request; it is not read for anything."""
+
+_ENDS: Final[dict[EndReason, TriocastError]] = {
+    EndReason.SHUTDOWN: ShuttingDown("this server is going away; come back in a moment"),
+    EndReason.SLOW_CONSUMER: SlowConsumer(
+        "you did not read fast enough; come back, and you get what you missed"
+    ),
+    EndReason.SERVER_ERROR: Unavailable("an error of ours ended this stream; come back"),
+    EndReason.GRANT_ENDED: Unauthorized("the token has expired"),
+    EndReason.POLICY: BadRequest(
+        f"a client sends at most {MOST_INBOUND_BYTES} bytes behind its request"
+    ),
+}
+"""What clients are told at the end of a stream; where nobody is told, nobody is there."""
 
 
 @attrs.frozen(eq=False)
@@ -39,7 +60,7 @@ class SSEEncoder:
             id=None
             if is_connection_channel(event.channel)
             else cursor.encode(publication.position),
-            event=event.type if self.named else None,
+            event=event.type if self.named and event.type not in sse.UNNAMED else None,
             data=envelope.encode_publication(publication),
         )
         return sse.chunk(block) if self.chunked else block
@@ -49,7 +70,7 @@ class SSEEncoder:
 
     def gap_frame(self, gap: Gap) -> bytes:
         """Return the block that tells of a gap."""
-        event = "gap" if self.named else None
+        event = envelope.GAP if self.named else None
         block = sse.block(id=cursor.encode(gap.resume_at), event=event, data=gap_text(gap))
         return sse.chunk(block) if self.chunked else block
 
@@ -110,28 +131,28 @@ class SSEConnection(Connection):
         if options.start is not None:
             self._hold()
         live = self._hub.subscribe(self, options.channels, options.filter)
-        at: Position | None = live
         if options.start is not None:
             names = self._hub.subscriptions(self)
             self._missing = self._backlog(names, options.filter, options.start, live)
-            # It has not got yet what makes the state that it asked for, or fills its gap.
-            at = options.start.position if isinstance(options.start, After) else None
         self.seq = live.seq if self._missing is None else 0
-        block = sse.block(
+        at = standing(options.start, live)
+        block = self._message(
+            envelope.CONNECTED,
+            self._hello(at),
             comment=f"triocast {self.id}",
             retry_ms=jittered_retry_ms(),
             id=None if at is None else cursor.encode(at),
         )
-        if self._missing is None:
-            block += self._first_beat(live)
         self._push_block(block)
 
     async def _receive(self) -> None:
         if self._missing is not None:
             await self._catch_up(self._missing)
             at = Position(self._missing.live.epoch, self.seq)
-            block = sse.block(comment="live", id=cursor.encode(at))
-            self._push_block(block + self._first_beat(at))
+            live = envelope.encode_live(timestamp(), at)
+            self._push_block(
+                self._message(envelope.LIVE, live, comment="live", id=cursor.encode(at))
+            )
             self._missing = None
         received = 0
         while (data := await self._link.receive()) is not None:
@@ -144,51 +165,58 @@ class SSEConnection(Connection):
             return  # The client has bytes coming, and the send task its own patience.
         written = self._hub.written
         at = Position(written.epoch, max(written.seq, self.seq))
+        id = cursor.encode(at)
         if self._options.heartbeat_events:
-            self._push_block(self._beat_event(at))
+            beat = envelope.encode_heartbeat(timestamp(), at)
+            self._push_block(self._message(envelope.HEARTBEAT, beat, id=id))
         else:
-            self._push_block(sse.block(comment="", id=cursor.encode(at)))
+            self._push_block(sse.block(comment="", id=id))
 
-    def _first_beat(self, at: Position) -> bytes:
-        """Return a heartbeat for where the stream becomes live, if heartbeats are events.
-
-        Some clients pass over an ``id`` without ``data``, and would have no cursor until the next.
-        """
-        return self._beat_event(at) if self._options.heartbeat_events else b""
-
-    def _beat_event(self, at: Position) -> bytes:
-        event = envelope.HEARTBEAT if self._options.named else None
-        data = envelope.encode_heartbeat(timestamp())
-        return sse.block(id=cursor.encode(at), event=event, data=data)
+    def _message(
+        self,
+        type: str,
+        data: bytes,
+        *,
+        comment: str | None = None,
+        id: str | None = None,
+        retry_ms: int | None = None,
+    ) -> bytes:
+        """Return the block of one of the server's own messages."""
+        event = type if self._options.named else None
+        return sse.block(comment=comment, event=event, id=id, retry_ms=retry_ms, data=data)
 
     def _gap_frame(self, gap: Gap) -> bytes:
         return ENCODERS[self._options.named, self._chunked].gap_frame(gap)
 
     def _farewell(self, reason: EndReason) -> Sequence[bytes] | None:
-        if reason is EndReason.CLIENT_CLOSED:
+        error = _ENDS.get(reason)
+        if error is None:
             return None
-        block = sse.block(retry_ms=self.retry_ms or jittered_retry_ms())
-        if reason is EndReason.GRANT_ENDED:
-            error = Unauthorized("the token has expired").as_dict()
-            block += error_block(error, named=self._options.named)
-        return [sse.chunk(block) + sse.LAST_CHUNK] if self._chunked else [block]
+        block = self._message(
+            envelope.ERROR,
+            envelope.encode_error(timestamp(), error.as_dict()),
+            retry_ms=self.retry_ms or jittered_retry_ms(),
+        )
+        if not self._chunked:
+            return [block]
+        last = b"" if reason.close_code.reconnect else sse.LAST_CHUNK
+        return [sse.chunk(block) + last]
+
+    def _ends_abruptly(self) -> bool:
+        # After a whole response @microsoft/fetch-event-source, for one, never comes back.
+        comes_back = self.reason is not None and self.reason.close_code.reconnect
+        return comes_back and not self._chunked
 
     def _push_block(self, block: bytes) -> None:
         self.push(sse.chunk(block) if self._chunked else block)
 
 
-def error_block(error: dict[str, object], *, named: bool) -> bytes:
-    """Return the typed ``ERROR`` event."""
-    return sse.block(
-        event="ERROR" if named else None, data=envelope.encode_error(timestamp(), error)
-    )
-
-
 def polite_end(error: TriocastError) -> bytes:
-    """Return the whole body for an ``EventSource`` that is refused only for now.
+    """Return the body for an ``EventSource`` that is refused only for now.
 
     A browser never comes back after a 4xx or 5xx; after this it does, at a time of its own.
     """
-    return sse.block(retry_ms=jittered_retry_ms(2 * error.retry_after)) + error_block(
-        error.as_dict(), named=False
+    return sse.block(
+        retry_ms=jittered_retry_ms(2 * error.retry_after),
+        data=envelope.encode_error(timestamp(), error.as_dict()),
     )

@@ -134,7 +134,9 @@ class ASGIWebSocketLink(TaskLink):
                 text: str | None = message.get("text")
                 return bytes(message.get("bytes") or b"") if text is None else text
 
-    async def finish(self, farewell: Sequence[bytes | memoryview]) -> None:
+    async def finish(
+        self, farewell: Sequence[bytes | memoryview], *, abruptly: bool = False
+    ) -> None:
         # Messages are whole by themselves, so that this may follow any of them.
         await self._send_last(farewell)
         await self._send({"type": "websocket.close", "code": self.close_code})

@@ -19,6 +19,14 @@ class Answer:
     status: int
     headers: list[tuple[str, str]]
     body: bytes = b""
+    is_unfinished: bool = False
+    """Whether it breaks off before its end. A client that reads streams comes back after that, and
+    after a whole one perhaps not."""
+
+    @property
+    def content_length(self) -> int:
+        """What ``Content-Length`` says: one more than there is of a body that breaks off."""
+        return len(self.body) + self.is_unfinished
 
     @property
     def has_content(self) -> bool:
@@ -27,11 +35,18 @@ class Answer:
 
     def as_response(self) -> Response:
         """Return this as Quart has it."""
-        response = Response(self.body, status=self.status, headers=Headers(self.headers))
+        kind = UnfinishedResponse if self.is_unfinished else Response
+        response = kind(self.body, status=self.status, headers=Headers(self.headers))
+        if self.is_unfinished:
+            response.headers["Content-Length"] = str(self.content_length)
         if not self.has_content:
             # Quart's own describe an empty page. With a 304, caches would take them over.
             del response.headers["Content-Type"], response.headers["Content-Length"]
         return response
+
+
+class UnfinishedResponse(Response):
+    """A response that breaks off before its end."""
 
 
 def json_answer(value: Any, status: int = 200) -> Answer:

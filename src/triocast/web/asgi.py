@@ -19,9 +19,10 @@ from quart_trio.asgi import (
 )
 
 from triocast.connection import Connection
-from triocast.transports.links import ASGIReceive, ASGIResponseLink, ASGISend
+from triocast.transports.links import ASGIReceive, ASGIResponseLink, ASGISend, breaks_off
 from triocast.transports.websocket import ASGIWebSocketLink
 from triocast.web import plain, publish
+from triocast.web.answers import UnfinishedResponse
 from triocast.web.body import RequestBody
 from triocast.web.current import NODE_KEY, ORIGINS_KEY
 
@@ -115,7 +116,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
 
     async def _send_response(self, send: Any, response: Any) -> None:
         if not isinstance(response, StreamResponse):
-            await _send_whole(send, response)
+            await _send_whole(send, response, breaks_off=breaks_off(self.scope))
             return
         await send(
             {
@@ -124,8 +125,8 @@ class HTTPConnection(TrioASGIHTTPConnection):
                 "headers": encode_headers(response.headers),
             }
         )
-        await response.connection.run(ASGIResponseLink(self._receive, send))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        link = ASGIResponseLink(self._receive, send, breaks_off=breaks_off(self.scope))
+        await response.connection.run(link)
 
 
 class WebSocketConnection(TrioASGIWebsocketConnection):
@@ -167,8 +168,11 @@ class WebSocketConnection(TrioASGIWebsocketConnection):
         await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
 
 
-async def _send_whole(send: ASGISend, response: Any) -> None:
-    """Send a response whose body is in memory; all but streams are."""
+async def _send_whole(send: ASGISend, response: Any, *, breaks_off: bool) -> None:
+    """Send a response whose body is in memory; all but streams are.
+
+    An `UnfinishedResponse` ends without its last message, which the server makes a fault.
+    """
     await send(
         {
             "type": "http.response.start",
@@ -177,4 +181,5 @@ async def _send_whole(send: ASGISend, response: Any) -> None:
         }
     )
     body = await response.get_data(as_text=False)
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    more = breaks_off and isinstance(response, UnfinishedResponse)
+    await send({"type": "http.response.body", "body": body, "more_body": more})

@@ -50,10 +50,11 @@ def refusal_for_now(error: TriocastError, call: Call) -> Answer:
     """Return the answer to a call that is refused only for now, whatever it asks for.
 
     An `EventSource` never comes back after an error. So it gets the end of a stream that says when
-    to return. The connection is not kept: it would take a place that others need.
+    to return, and breaks off: some clients never come back after a whole one. The connection is not
+    kept: it would take a place that others need.
     """
     if call.method == "GET" and "text/event-stream" in (call.headers.get("Accept") or ""):
-        answer = Answer(200, list(HEADERS.items()), sse.polite_end(error))
+        answer = Answer(200, list(HEADERS.items()), sse.polite_end(error), is_unfinished=True)
     else:
         answer = refusal(error)
     if call.http_version == "1.1":

@@ -55,9 +55,11 @@ def read_start(call: Call) -> Start | None:
     A cursor has many names, all of them known to every transport. The first of these counts: the
     header ``Last-Event-ID``, then ``lastEventId``, ``last_event_id`` and ``cursor`` in the query.
     Browsers and polyfills send the first two by themselves when they come back, to an address that
-    still has the others as the page once wrote them.
+    still has the others as the page once wrote them. A polyfill's is the last of its name: the page
+    may have written one, too.
     """
-    for text in (call.headers.get("Last-Event-ID"), call.query.get("lastEventId")):
+    appended = call.query.all("lastEventId")[-1:]
+    for text in (call.headers.get("Last-Event-ID"), *appended):
         if text:
             return parse_foreign_cursor(text)
     state = _read_state(call.query)

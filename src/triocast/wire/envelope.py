@@ -1,4 +1,7 @@
-"""The native envelope: the JSON object that SSE ``data:`` and WebSocket text carry alike."""
+"""The native envelope: the JSON object that SSE ``data:`` and WebSocket text carry alike.
+
+Events have a ``channel``; the server's own messages, by which it speaks of the stream, have none.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,12 @@ from triocast.events import EventType, Position, Publication, is_connection_chan
 from triocast.wire import cursor
 
 _encode = msgspec.json.encode
+
+CONNECTED: Final = "connected"
+LIVE: Final = "live"
+GAP: Final = "gap"
 HEARTBEAT: Final = EventType.HEARTBEAT.value
+ERROR: Final = EventType.ERROR.value
 
 
 def encode_publication(publication: Publication, *, behind: Position | None = None) -> bytes:
@@ -51,6 +59,27 @@ def encode_publication(publication: Publication, *, behind: Position | None = No
     return b"".join(parts)
 
 
+def encode_connected(
+    timestamp: str,
+    *,
+    connection_id: str,
+    user: str | None,
+    heartbeat_seconds: float,
+    at: Position | None,
+) -> bytes:
+    """Return the first message of a stream; ``at`` is where the client stands, if that is known."""
+    data = {"connection_id": connection_id, "user": user, "heartbeat_seconds": heartbeat_seconds}
+    message = {"type": CONNECTED, "timestamp": timestamp, "data": data}
+    if at is not None:
+        message["id"] = cursor.encode(at)
+    return _encode(message)
+
+
+def encode_live(timestamp: str, at: Position) -> bytes:
+    """Return the message that says that a client has got all that it missed, or asked for."""
+    return _encode({"type": LIVE, "timestamp": timestamp, "data": None, "id": cursor.encode(at)})
+
+
 def encode_heartbeat(timestamp: str, at: Position | None = None) -> bytes:
     """Return a heartbeat; ``at`` is where the client stands, if that is known."""
     id = b"" if at is None else b',"id":"%s"' % cursor.encode(at).encode()
@@ -74,9 +103,9 @@ def encode_gap(
         "to": cursor.encode(end),
     }
     id = cursor.encode(resume_at)
-    return _encode({"type": "gap", "timestamp": timestamp, "data": gap, "id": id})
+    return _encode({"type": GAP, "timestamp": timestamp, "data": gap, "id": id})
 
 
 def encode_error(timestamp: str, error: dict[str, object]) -> bytes:
-    """Return the typed error event that ends a stream which is refused only for now."""
+    """Return the message that says why a stream ends."""
     return b'{"type":"ERROR","timestamp":"%s","data":%s}' % (timestamp.encode(), _encode(error))

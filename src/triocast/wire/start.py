@@ -43,6 +43,17 @@ class Last:
 Start = After | Latest | Last
 
 
+def standing(start: Start | None, live: Position) -> Position | None:
+    """Return where a client stands that begins there: the cursor that it is told at first.
+
+    None if it has not got yet what would make it stand somewhere: the state that it asked for, or
+    what fills its gap. ``live`` is where its subscription begins.
+    """
+    if start is None:
+        return live
+    return start.position if isinstance(start, After) else None
+
+
 def parse_cursor(text: str) -> After:
     """Return where a cursor is. Raises InvalidCursor."""
     for standing in cursor.decode(text):
