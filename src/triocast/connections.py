@@ -73,19 +73,20 @@ class Connections:
 
         Raises TooManyConnections or ShuttingDown, both temporary.
         """
-        self._check_room()
+        self.check_room()
         self._coming.add(connection)
 
     def enter_poll(self, poll: Waiting) -> None:
         """Count a client in that waits for one answer. Raises as `admit` does."""
-        self._check_room()
+        self.check_room()
         self._polls.add(poll)
 
     def leave_poll(self, poll: Waiting) -> None:
         """Count it out."""
         self._polls.discard(poll)
 
-    def _check_room(self) -> None:
+    def check_room(self) -> None:
+        """Raise TooManyConnections or ShuttingDown if nobody can be let in now."""
         if self.draining:
             raise ShuttingDown("this server is going away; come back in a moment")
         if len(self.live) + len(self._coming) + len(self._polls) >= self.most:

@@ -128,6 +128,20 @@ async def test_a_full_server_lets_nobody_in(nursery):
     assert (refused.status, refused.refusal["code"]) == (503, "too_many_connections")
 
 
+async def test_nobody_gives_way_to_one_who_is_refused(nursery, autojump_clock):
+    server = serve(nursery, token_key=KEY, max_connections=2)
+    stranger = await server.connect(PATH)
+    assert stranger.accepted
+    assert (await server.connect(PATH, headers=bearer("ann", **ROOM))).accepted
+    await trio.sleep(STRANGER_SECONDS)
+    for address in ("127.0.0.1", "192.0.2.1"):
+        refused = await server.connect(PATH, address=address)
+        assert (refused.status, refused.refusal["code"]) == (503, "too_many_connections")
+    (joined,) = await stranger.ask(type="join", room="stage", token=token("bob", **ROOM))
+    assert joined["type"] == "joined"
+    assert server.node.connections.ended == {}
+
+
 async def test_signaling_can_be_switched_off(nursery):
     server = serve(nursery, signaling_enabled=False)
     with pytest.raises(Disabled):

@@ -61,6 +61,7 @@ def open_signaling(node: Node, call: Call) -> SignalingConnection:
         call.headers, call.query
     )
     if waits_for_token:
+        node.connections.check_room()  # Nobody gives way to one who is not let in.
         node.signaling.strangers.make_room(call.address)
     return SignalingConnection(
         node.connections,
