@@ -1,7 +1,8 @@
 """Who was there, and what others must have been told of it and when.
 
 A member comes in the moment in which its first connection does. It is gone when it has had none
-for the time of grace.
+for the time of grace. Those of a process that ended are gone when they have not come back to the
+next one for a longer time.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 import pytest
@@ -22,16 +23,30 @@ from .observing import Move
 GRACE_SECONDS = 2.45
 """Of no number of whole pauses: who comes back just then may be told of or not."""
 
+RETURN_SECONDS = 3.35
+"""How long those of an earlier process have to come back."""
+
+TOLERANCE = 1e-6
+
 Member = tuple[str, str]
 """A channel of presence and a member's key."""
 
 
 @attrs.define
 class Stay:
-    """A time for which a member was there; ``until`` is infinite if it still is."""
+    """A time for which a member was there; ``until`` is infinite if it still is.
+
+    One ``of_before`` was there when an earlier process ended, as others know.
+    """
 
     since: float
     until: float = math.inf
+    of_before: bool = False
+
+    @property
+    def gone_at(self) -> float:
+        """When others are told, if it does not come back."""
+        return self.until + (RETURN_SECONDS if self.of_before else GRACE_SECONDS)
 
 
 def member_of(move: Move) -> Member:
@@ -42,9 +57,14 @@ def member_of(move: Move) -> Member:
     return presence_channel(move.channel), key
 
 
-def stays(moves: Iterable[Move]) -> dict[Member, list[Stay]]:
-    """Return when members were there by at least one of their connections."""
-    found: dict[Member, list[Stay]] = {}
+def stays(
+    moves: Iterable[Move], *, of_before: Iterable[Member] = (), born: float = 0.0
+) -> dict[Member, list[Stay]]:
+    """Return when members were there by at least one of their connections.
+
+    Those ``of_before`` were there when an earlier process ended, and this one was born.
+    """
+    found = {member: [Stay(born, born, of_before=True)] for member in of_before}
     there: dict[Member, set[str]] = {}
     for move in moves:
         member = member_of(move)
@@ -58,15 +78,27 @@ def stays(moves: Iterable[Move]) -> dict[Member, list[Stay]]:
     return found
 
 
-def check_told(moves: Iterable[Move], told: Sequence[tuple[Event, float]], end: float) -> None:
-    """Check that by ``end`` each coming and each going was told of, once and in time."""
+def check_told(
+    stays_of: Mapping[Member, Sequence[Stay]],
+    told: Sequence[tuple[Event, float]],
+    end: float,
+    *,
+    is_cut: bool = False,
+) -> None:
+    """Check that by ``end`` each coming and each going was told of, once and in time.
+
+    Where the process is cut off then, what was to be told in that moment may be told or not.
+    """
     by_member: dict[Member, list[tuple[str, float]]] = {}
     for event, at in told:
         assert event.key is not None
         by_member.setdefault((event.channel, event.key), []).append((event.type, at))
-    for member, its in stays(moves).items():
+    for member, its in stays_of.items():
         was_told = by_member.pop(member, [])
         expected = _expected(its, was_told, end)
+        if is_cut:
+            due = sum(at < end - TOLERANCE for _, at in expected)
+            expected = expected[: max(due, len(was_told))]
         assert [kind for kind, _ in was_told] == [kind for kind, _ in expected], (member, its)
         assert [at for _, at in was_told] == pytest.approx([at for _, at in expected]), member
     assert not by_member, f"nobody came: {by_member}"
@@ -81,17 +113,18 @@ def _expected(
     """
     visits = [[its[0]]]
     for earlier, later in itertools.pairwise(its):
-        if later.since - earlier.until < GRACE_SECONDS:
+        if later.since < earlier.gone_at:
             visits[-1].append(later)
         else:
             visits.append([later])
     expected = []
     for visit in visits:
-        since, until = visit[0].since, visit[-1].until
+        since, last = visit[0].since, visit[-1]
         came = [stay.since for stay in visit if stay.until > stay.since]
-        came += [at for kind, at in was_told if kind == JOIN and since <= at <= until]
-        if came:
+        came += [at for kind, at in was_told if kind == JOIN and since <= at <= last.until]
+        is_known = visit[0].of_before
+        if came and not is_known:
             expected.append((JOIN, min(came)))
-            if until + GRACE_SECONDS <= end:
-                expected.append((LEAVE, until + GRACE_SECONDS))
+        if (came or is_known) and last.gone_at <= end:
+            expected.append((LEAVE, last.gone_at))
     return expected

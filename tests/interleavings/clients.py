@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
+import trio
 from hypothesis import note
 from websockets.extensions.permessage_deflate import (
     ClientPerMessageDeflateFactory,
@@ -31,17 +32,16 @@ from triocast.wire.start import After
 
 from . import network, reading
 from .expectation import Expectation
+from .life import End, Life
 from .network import Wire
-from .observing import Change
 from .steps import NAMESPACES, Connect
 from .table import Entry, Listing, Table
 
-if TYPE_CHECKING:
-    from .world import World
-
-
 DEFLATE = make_deflate(NAMESPACES)
 
+
+FAILED_CODES = ("unavailable", "shutting_down")
+"""What a node that fails tells those who ask it for something."""
 
 TELLING = (reading.Change, reading.Event, reading.Gap, reading.Heartbeat)
 """Items that can carry a cursor."""
@@ -57,9 +57,11 @@ class Client:
     """One client's connection on the server, and its own end of the wire."""
 
     def __init__(
-        self, world: World, id: str, spec: Connect, start: After | None, listing: Listing | None
+        self, life: Life, id: str, spec: Connect, start: After | None, listing: Listing | None
     ) -> None:
         self.id = id
+        self.life = life
+        self.scope = trio.CancelScope()
         self.start = start
         self._listings = [] if listing is None else [listing]
         """What it has read of documents or members, to be kept up to date by events."""
@@ -67,29 +69,29 @@ class Client:
         self.wire = Wire(spec.plan)
         self.reason: EndReason | None = None
         self.survived = False
-        self._leaving = False
+        self._leaving = self._was_cut_off = False
         self._arrived_at_end = (0, 0)
         self._asks = Protocol(Side.CLIENT, state=OPEN)
         if spec.way.transport == "sse":
-            self.connection: Connection = self._open_stream(world, spec)
+            self.connection: Connection = self._open_stream(life, spec)
         else:
-            self.connection = self._open_websocket(world, spec)
+            self.connection = self._open_websocket(life, spec)
 
-    def _open_stream(self, world: World, spec: Connect) -> SSEConnection:
+    def _open_stream(self, life: Life, spec: Connect) -> SSEConnection:
         options = StreamOptions(
             tuple(spec.names), spec.filter, heartbeat_events=spec.heartbeat_events, start=self.start
         )
         grant = Grant(user=spec.user, subscribe=("*",))
-        stream = SSEConnection(world.connections, options, id=self.id, grant=grant, address=None)
+        stream = SSEConnection(life.connections, options, id=self.id, grant=grant, address=None)
         stream.use_framing(chunked=self.way.chunked)
         if not self.way.portable:
             stream.preface = self.head
         return stream
 
-    def _open_websocket(self, world: World, spec: Connect) -> NativeConnection:
+    def _open_websocket(self, life: Life, spec: Connect) -> NativeConnection:
         websocket = NativeConnection(
-            world.connections,
-            world.publisher,
+            life.connections,
+            life.publisher,
             id=self.id,
             grant=attrs.evolve(EVERY_RIGHT, user=spec.user),
             address=None,
@@ -123,7 +125,9 @@ class Client:
             link = network.response_link(self.wire)
         else:
             link = network.websocket_link(self.wire)
-        self.reason = await self.connection.run(link)
+        with self.scope:
+            await self.connection.run(link)
+        self.reason = self.connection.reason
         self._arrived_at_end = len(self.wire.arrived), len(self.wire.messages)
 
     # What it does.
@@ -142,6 +146,11 @@ class Client:
     @property
     def is_catching_up(self) -> bool:
         return self.connection._held is not None
+
+    def cut_off(self) -> None:
+        """Its server is killed: what arrived by now is all that it gets."""
+        self._was_cut_off = True
+        self.wire.cut()
 
     def leave(self) -> None:
         self._leaving = True
@@ -214,20 +223,26 @@ class Client:
 
     def check(
         self,
-        changes: Sequence[Change],
         accepted: Sequence[Publication],
         kept: set[Publication],
         table: Table,
         *,
         store_failed: bool,
+        all_was_told: bool,
     ) -> None:
-        """Compare what arrived with what was accepted."""
+        """Compare what arrived with what was accepted.
+
+        ``all_was_told`` says whether each change in the table has its event.
+        """
         items = self.read(accepted)
         note(f"{self.id} {self.way} {self.reason} {items}")
-        self._check_end(items)
-        start = None if self.start is None else self.start.position.seq
-        expected = Expectation(self.id, accepted, kept, start=start, lossy=self._may_be_slow)
-        pending = iter(changes)
+        if not self._was_cut_off:
+            self._check_end(items)
+        start = None if self.start is None else self.start.position
+        expected = Expectation(
+            self.id, self.life.epoch, accepted, kept, start=start, lossy=self._may_be_slow
+        )
+        pending = iter(self.life.hub.changes.get(self.id, ()))
         for item in items:
             match item:
                 case reading.Change(id):
@@ -244,19 +259,26 @@ class Client:
                     expected.come_back_with(item.id)
                 case reading.Members():
                     self._listings.append(read_members(item.content))
-                case reading.Failure():
-                    assert store_failed and item.code == "store_failed"
+                case reading.Failure(code):
+                    assert (store_failed and code == "store_failed") or (
+                        self.life.ended is End.FAILED and code in FAILED_CODES
+                    ), code
         if self.survived:
             assert next(pending, None) is None
             expected.end(math.inf)
+            assert not expected.lacks_gap
             assert self.connection.events == len(expected.got)
-        elif self.reason is EndReason.SHUTDOWN and self.wire.finished:
+        elif (
+            self.reason in (EndReason.SHUTDOWN, EndReason.SERVER_ERROR)
+            and self.wire.finished
+            and not self._was_cut_off
+        ):
             expected.end(self.connection.seq)  # what was given to it goes out before the farewell
         else:
             expected.end(expected.last)
         events = [item for item in items if isinstance(item, reading.Event)]
         for listing in self._listings:
-            if expected.has_all(listing.channel, after=listing.position.seq):
+            if all_was_told and expected.has_all(listing.channel, after=listing.position.seq):
                 assert listing.follow(events) == table.channel(listing.channel), listing
 
     def _check_end(self, items: Sequence[reading.Item]) -> None:
@@ -267,6 +289,8 @@ class Client:
                 assert self.wire.broken
             case EndReason.SLOW_CONSUMER:
                 assert self._may_be_slow
+            case EndReason.SERVER_ERROR:
+                assert self.life.ended is End.FAILED
             case _:
                 assert self.reason is EndReason.SHUTDOWN
         assert self._arrived_at_end == (len(self.wire.arrived), len(self.wire.messages))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from triocast.events import Publication, namespace_of, pattern_matches
+from triocast.events import Position, Publication, namespace_of, pattern_matches
 from triocast.settings import DROP, LATEST
 from triocast.subscriptions import EVERYTHING, Filter
 from triocast.wire import cursor
@@ -53,16 +53,21 @@ class Expectation:
     def __init__(
         self,
         id: str,
+        epoch: str,
         accepted: Sequence[Publication],
         kept: set[Publication],
         *,
-        start: int | None,
+        start: Position | None,
         lossy: bool,
     ) -> None:
         self.changes = 0
+        self.lacks_gap = start is not None and start.epoch != epoch
+        """Whether it came from another epoch, and has still to be told so."""
+        self._epoch = epoch
+        self._came_from = start
         self._lossy = lossy
         self._losses: list[tuple[int, int, reading.Gap]] = []
-        self._start = start
+        self._start = None if start is None or self.lacks_gap else start.seq
         self._kept = kept
         self.got: set[int] = set()
         self.last = 0
@@ -98,6 +103,9 @@ class Expectation:
         if gap.reason == "overflow":
             self._lose(gap)
             return
+        if gap.reason == "epoch":
+            self._begin_anew(gap)
+            return
         assert gap.reason == "expired"
         assert self._start is not None
         to = self._seq_of(gap.to)
@@ -115,12 +123,22 @@ class Expectation:
             self._past.append(attrs.evolve(interval, until=self.last, latest=self.last))
             self._now[name] = attrs.evolve(interval, live=to)
 
+    def _begin_anew(self, gap: reading.Gap) -> None:
+        """Take word that all from before is missing: of what it listens to, before anything."""
+        assert self.lacks_gap and not self.got
+        self.lacks_gap = False
+        assert _position(gap.start) == self._came_from
+        assert gap.id == gap.to
+        assert set(gap.channels) == self._now.keys() - {self._own}
+        assert {interval.live for interval in self._now.values()} == {self._seq_of(gap.to)}
+        self.come_back_with(gap.id)
+
     def _lose(self, gap: reading.Gap) -> None:
         """Take word of what was dropped: from the first of it to the last, before what is newer."""
         start, to = self._seq_of(gap.start), self._seq_of(gap.to)
         assert self._lossy
         # As long as a backlog is read, other channels' events may still come from behind it.
-        assert gap.id == gap.to or (gap.id == gap.start and self._start is not None)
+        assert gap.id == gap.to or (gap.id == gap.start and self._came_from is not None)
         lost = [
             publication
             for publication in self._due()
@@ -133,12 +151,13 @@ class Expectation:
         self._losses.append((start, to, gap))
         self.come_back_with(gap.id)
 
-    @staticmethod
-    def _seq_of(id: str) -> int:
-        (standing,) = cursor.decode(id)
-        return standing.position.seq
+    def _seq_of(self, id: str) -> int:
+        position = _position(id)
+        assert position.epoch == self._epoch
+        return position.seq
 
     def take(self, event: reading.Event) -> None:
+        assert not self.lacks_gap
         publication = self._publication_of(event)
         self._check_content(event, publication)
         assert publication.seq > self.last, "twice, or out of order"
@@ -167,6 +186,8 @@ class Expectation:
 
     def come_back_with(self, id: str) -> None:
         """Take a cursor: what is not above it will never be asked for again."""
+        if self.lacks_gap and _position(id) == self._came_from:
+            return  # Nothing is asked for here that it could have missed.
         seq = self._seq_of(id)
         assert seq >= self.last
         self.end(seq)
@@ -219,3 +240,8 @@ class Expectation:
     @property
     def _intervals(self) -> list[Interval]:
         return [*self._past, *self._now.values()]
+
+
+def _position(id: str) -> Position:
+    (standing,) = cursor.decode(id)
+    return standing.position

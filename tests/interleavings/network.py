@@ -42,11 +42,22 @@ class Wire:
         self.finished = False
         """Whether the server ended its side, after everything else."""
         self.late_writes = 0
+        self._cut = trio.Event()
         self._plan = list(reversed(plan))
         self.to_server, self._from_client = trio.open_memory_channel[bytes | str](math.inf)
 
     def stall(self) -> None:
         self.stalled = self.hindered = True
+
+    def cut(self) -> None:
+        """Be broken from now on, and have whoever tries to write see it at once."""
+        self.broken = True
+        self._cut.set()
+
+    async def pause(self) -> None:
+        """Wait until it makes sense to try again to write."""
+        with trio.move_on_after(RETRY_SECONDS):
+            await self._cut.wait()
 
     def _room(self) -> int | None:
         """How many bytes are taken now; `ALL` for any number."""
@@ -78,7 +89,7 @@ class Wire:
             try:
                 rest = rest[self.write(rest) :]
             except BlockingIOError:
-                await trio.sleep(RETRY_SECONDS)
+                await self.pause()
 
     async def write_message(self, text: str) -> None:
         while True:
@@ -86,7 +97,7 @@ class Wire:
             try:
                 self._room()
             except BlockingIOError:
-                await trio.sleep(RETRY_SECONDS)
+                await self.pause()
             else:
                 self.messages.append(text)
                 return
@@ -118,7 +129,7 @@ class DirectLink:
             try:
                 self._unsent = self._unsent[self._wire.write(self._unsent) :]
             except BlockingIOError:
-                await trio.sleep(RETRY_SECONDS)
+                await self._wire.pause()
 
     async def receive(self) -> bytes | str | None:
         return await self._wire.receive()

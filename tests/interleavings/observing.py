@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from triocast.engines.debounce import Debounce
-from triocast.events import Event, Position, Publication
+from triocast.events import Event, Position, Publication, is_connection_channel, namespace_of
 from triocast.hub import Hub
 from triocast.subscriptions import EVERYTHING, Filter, Subscriber
 
 from .steps import NAMESPACES
+
+if TYPE_CHECKING:
+    from .stores import Kept
 
 
 @attrs.frozen
@@ -90,8 +94,9 @@ class ObservedDebounce(Debounce):
     def __init__(self) -> None:
         lengths = {name: options.debounce_ms for name, options in NAMESPACES.items()}
         super().__init__(0, {name: ms / 1_000 for name, ms in lengths.items() if ms is not None})
-        self.added: list[tuple[Event, float]] = []
+        self._added: list[tuple[Event, float]] = []
         self._unsettled: list[tuple[Event, float]] = []
+        self._are_unsettled_kept = False
 
     def add(self, event: Event, now: float) -> tuple[Event, ...]:
         self._unsettled.append((event, now))
@@ -99,12 +104,31 @@ class ObservedDebounce(Debounce):
 
     def settle(self) -> None:
         super().settle()
-        self.added += self._unsettled
+        self._added += self._unsettled
         self._unsettled = []
+        self._are_unsettled_kept = False
 
     def undo(self) -> None:
         self._unsettled = []
         super().undo()
+
+    def note_kept(self) -> None:
+        """Be told that the store has kept what is not settled yet."""
+        self._are_unsettled_kept = True
+
+    def taken(self) -> tuple[list[tuple[Event, float]], int]:
+        """Return the events that the engine has taken for good, and how many it dropped."""
+        if self._are_unsettled_kept:
+            return [*self._added, *self._unsettled], self.merged
+        return [*self._added], self._merged_before
+
+
+LOST = "lost"
+
+
+def is_lost(publication: Publication) -> bool:
+    """Say whether nothing but the place of an event is known; see `Accepted`."""
+    return publication.event.type == LOST
 
 
 class Accepted:
@@ -125,3 +149,28 @@ class Accepted:
         self.list += publications
         self.times += [trio.current_time()] * len(publications)
         self.version = max([self.version, *(each.event.version or 0 for each in publications)])
+
+    def find_what_was_not_told(self, head: Position, kept: Kept) -> None:
+        """Add what a killed process had kept, but not spread any more; check what it left.
+
+        Of events to one connection, which are not kept, nothing but their place is known.
+        """
+        assert head.seq >= len(self.list), "what was spread is not kept"
+        by_seq = {publication.seq: publication for publication in kept.publications}
+        for publication in self.list:
+            channel = publication.event.channel
+            floor = max(
+                kept.channel_floors.get(channel, 0),
+                kept.namespace_floors.get(namespace_of(channel), 0),
+            )
+            found = by_seq.get(publication.seq)
+            assert found == publication or (
+                found is None and (is_connection_channel(channel) or publication.seq <= floor)
+            ), f"it was spread, but not kept: {publication}"
+        for seq in range(len(self.list) + 1, head.seq + 1):
+            lost = Publication(
+                Event(type=LOST, data=b'{"n": null}', channel="$conn:lost", timestamp=""),
+                Position(head.epoch, seq),
+                prev=0,
+            )
+            self.put([by_seq.get(seq, lost)])

@@ -18,13 +18,19 @@ from .steps import (
     LATEST_VERSION,
     NOTHING,
     OLD_VERSION,
+    PARTS,
     WAYS,
     Ask,
+    Cancel,
     Connect,
     Disk,
     Disturb,
+    Fail,
+    Kill,
+    Look,
     Pass,
     Publish,
+    Repeat,
     Say,
     Step,
     Subscribe,
@@ -62,6 +68,9 @@ class Theme:
     pauses: Sequence[float] = (0.1, 1.0, 10.0)
     disk_may_be_full: bool = True
     disturbances: Sequence[str] = DISTURBANCES
+    under_way: Sequence[str] = ("publish", "publish", "look", "come_back")
+    """What is mostly being done when a caller is cancelled, or a process ends."""
+    bytes_of_step: int = 20
 
 
 FAN_OUT = Theme(
@@ -79,6 +88,7 @@ DOCUMENTS = Theme(
     ("a", "n:a", "n:*", "l:a", "*"),
     (*COMMON, *["write"] * 10, "clash", "connect", "disk", "disk"),
     lists=("a", "n:a", "l:a"),
+    under_way=("write", "write", "publish", "connect"),
 )
 PRESENCE = Theme(
     ("p:a", "$all"),
@@ -88,6 +98,7 @@ PRESENCE = Theme(
     users=("u", "v", None),
     disk_may_be_full=False,  # what is then told late has no time that could be compared
     disturbances=("leave", "send away", "break", "stall", "go"),
+    under_way=("come_back", "connect", "subscribe", "unsubscribe", "publish"),
 )
 DEBOUNCE = Theme(
     ("w:a", "w:b"),
@@ -95,7 +106,17 @@ DEBOUNCE = Theme(
     ("turns", "publish", "pass", "publish", "write", "pass", *COMMON, "clash", "disk", "publish"),
     lists=("w:a",),
     pauses=(0.1, 0.35, 0.7, 2.0),
+    under_way=("publish", "publish", "write", "pass"),
 )
+
+INTERRUPTIONS = ("cancel", "kill", "cancel", "fail", "repeat", "cancel", "kill", "look")
+
+
+def interrupted(theme: Theme) -> Theme:
+    """Return a theme in which callers are cancelled too, and processes killed, or fail."""
+    kinds = (*theme.kinds, *INTERRUPTIONS * max(1, len(theme.kinds) // 30))
+    disturbances = (*theme.disturbances, "cancel")
+    return attrs.evolve(theme, kinds=kinds, disturbances=disturbances, bytes_of_step=40)
 
 
 class Dice:
@@ -128,6 +149,7 @@ class Author:
         self._filters = [EVERYTHING, *dice.one([[], [EVERYTHING, EVERYTHING, rare]])]
         self.clients = range(dice.one([3, 4, 5, 6]))
         self._disk_may_be_full = theme.disk_may_be_full and dice.one([False, True])
+        self._may_repeat = "repeat" in theme.kinds
         self._makers = [getattr(self, f"_{kind}") for kind in theme.kinds]
 
     def steps(self, dice: Dice) -> list[Step]:
@@ -181,7 +203,8 @@ class Author:
         return dice.one(self.clients)
 
     def _publish(self, dice: Dice) -> list[Step]:
-        return [Publish([self._event(dice) for _ in range(dice.one([1, 1, 2, 4]))])]
+        events = [self._event(dice) for _ in range(dice.one([1, 1, 2, 4]))]
+        return [Publish(events, self._may_repeat and dice.one([True, False]))]
 
     def _event(self, dice: Dice) -> ToPublish:
         return ToPublish(
@@ -207,7 +230,8 @@ class Author:
             )
             for _ in range(dice.one([1, 1, 1, 2, 3]))
         ]
-        return [Write(documents, dice.one([1, 1, 2, 3]))]
+        once = self._may_repeat and dice.one([True, False])
+        return [Write(documents, dice.one([1, 1, 2, 3]), once)]
 
     def _say(self, dice: Dice) -> list[Step]:
         return [Say(self._client(dice), dice.one(["a", "n:a"]), dice.one([True, False]))]
@@ -231,6 +255,36 @@ class Author:
         is_full = self._disk_may_be_full and dice.one([False, False, True])
         return [Disk(dice.one([0, 1, 2, 5]), is_full)]
 
+    def _under_way(self, dice: Dice) -> list[Step]:
+        steps: list[Step] = []
+        for _ in range(dice.one([1, 2])):
+            steps += getattr(self, f"_{dice.one(self._theme.under_way)}")(dice)
+        return [*steps, Turns(dice.one(range(10)))]
+
+    def _repeat(self, dice: Dice) -> list[Step]:
+        return [Repeat(dice.one([0, 0, 1, 2]))]
+
+    def _look(self, dice: Dice) -> list[Step]:
+        return [Look(self._names)]
+
+    def _cancel(self, dice: Dice) -> list[Step]:
+        interrupted = dice.one([[], [Disturb(self._client(dice), "cancel")]])
+        return [*self._under_way(dice), Cancel(dice.one([0, 1])), *interrupted]
+
+    def _kill(self, dice: Dice) -> list[Step]:
+        return [*self._under_way(dice), Kill(), *self._all_come_back(dice)]
+
+    def _fail(self, dice: Dice) -> list[Step]:
+        return [*self._under_way(dice), Fail(dice.one(PARTS)), *self._all_come_back(dice)]
+
+    def _all_come_back(self, dice: Dice) -> list[Step]:
+        """Some later than others, some not."""
+        steps: list[Step] = []
+        for client in dice.one([self.clients, self.clients[1:], self.clients[:1], []]):
+            again = attrs.evolve(self.connect(dice, client), resumes=True)
+            steps += [*dice.one([[], [], self._publish(dice), self._turns(dice)]), again]
+        return steps
+
     def _turns(self, dice: Dice) -> list[Step]:
         return [Turns(dice.one([1, 2, 3, 4, 5, 6]))]
 
@@ -250,5 +304,6 @@ def write_script(numbers: Sequence[bytes], theme: Theme) -> list[Step]:
 
 def scripts(theme: Theme) -> st.SearchStrategy[list[Step]]:
     # Each number is a step: so hypothesis has few draws to make, and whole steps to leave out.
-    numbers = st.lists(st.binary(min_size=20, max_size=20), min_size=30, max_size=60)
+    size = theme.bytes_of_step
+    numbers = st.lists(st.binary(min_size=size, max_size=size), min_size=30, max_size=60)
     return numbers.map(lambda numbers: write_script(numbers, theme))

@@ -75,9 +75,10 @@ class ToPublish:
 
 @attrs.frozen
 class Publish:
-    """A publisher of its own publishes these, together."""
+    """A publisher of its own publishes these, together, and may have an idempotency key."""
 
     events: Sequence[ToPublish]
+    once: bool = False
 
 
 ANYTHING, NOTHING, LATEST_VERSION, OLD_VERSION = "anything", "nothing", "latest", "old"
@@ -101,6 +102,7 @@ class Write:
 
     documents: Sequence[ToWrite]
     writers: int = 1
+    once: bool = False
 
 
 @attrs.frozen
@@ -157,6 +159,43 @@ class Pass:
     seconds: float
 
 
+@attrs.frozen
+class Repeat:
+    """A publisher sends again what it published under a key: one of the latest, the last is 0."""
+
+    which: int = 0
+
+
+@attrs.frozen
+class Look:
+    """A reader of its own reads the history of these names."""
+
+    names: Sequence[str]
+
+
+@attrs.frozen
+class Cancel:
+    """Some caller under way is cancelled: one of the latest, the last is 0."""
+
+    which: int = 0
+
+
+@attrs.frozen
+class Kill:
+    """The process is killed; a new one begins on what it leaves."""
+
+
+PARTS = ("engine", "hub", "presence")
+
+
+@attrs.frozen
+class Fail:
+    """A part of the node fails, and so the node ends; a new process begins."""
+
+    part: str
+
+
 Step = (
-    Connect | Publish | Write | Say | Ask | Subscribe | Unsubscribe | Disturb | Disk | Turns | Pass
-)
+    Connect | Publish | Write | Repeat | Look | Say | Ask | Subscribe | Unsubscribe | Disturb
+    | Cancel | Disk | Turns | Pass | Kill | Fail
+)  # fmt: skip

@@ -24,11 +24,12 @@ from triocast import clock as clock_module
 from triocast import connection as connection_module
 from triocast import hub as hub_module
 from triocast import outbox as outbox_module
+from triocast import presence as presence_module
 from triocast import resume as resume_module
-from triocast.engines.sqlite import file as file_module
 
 from . import examples
-from .script import DEBOUNCE, DOCUMENTS, FAN_OUT, OVERFLOW, PRESENCE, scripts
+from .attendance import RETURN_SECONDS
+from .script import DEBOUNCE, DOCUMENTS, FAN_OUT, OVERFLOW, PRESENCE, interrupted, scripts
 from .steps import Step
 from .stores import STORES, Store
 from .world import World
@@ -52,8 +53,7 @@ def a_script_is_played_alike_each_time() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         time = SimpleNamespace(time_ns=lambda: int(trio.current_time() * 10**9))
         patch.setattr(clock_module, "time", time)
-        secrets = SimpleNamespace(token_hex=lambda size: "e" * 2 * size)
-        patch.setattr(file_module, "secrets", secrets)
+        patch.setattr(presence_module, "RETURN_SECONDS", RETURN_SECONDS)
         yield
 
 
@@ -72,6 +72,9 @@ PLAYS = settings(
     ],
 )
 """As many as the profile says."""
+
+INTERRUPTED_PLAYS = settings(PLAYS, max_examples=PLAYS.max_examples * 3 // 5)
+"""Fewer, as each is of several processes."""
 
 ON_EACH_STORE = pytest.mark.parametrize("open_store", STORES.values(), ids=STORES)
 TURNS = range(10)
@@ -127,6 +130,42 @@ def test_lists_and_the_changes_behind_them_lead_to_who_is_there(open_store, scri
 @given(script=scripts(DEBOUNCE))
 @example(script=examples.an_urgent_event_has_a_documents_key())
 def test_of_events_that_come_too_fast_the_first_and_the_last_come_in_time(open_store, script):
+    play(open_store, script)
+
+
+@ON_EACH_STORE
+@INTERRUPTED_PLAYS
+@given(script=scripts(interrupted(FAN_OUT)))
+def test_nobody_misses_anything_untold_however_processes_end(open_store, script):
+    play(open_store, script)
+
+
+@ON_EACH_STORE
+@INTERRUPTED_PLAYS
+@given(script=scripts(interrupted(OVERFLOW)))
+@pytest.mark.usefixtures("outboxes_are_small")
+def test_who_is_slow_comes_back_to_another_process(open_store, script):
+    play(open_store, script)
+
+
+@ON_EACH_STORE
+@INTERRUPTED_PLAYS
+@given(script=scripts(interrupted(DOCUMENTS)))
+def test_what_was_acknowledged_stays_written_and_is_written_once(open_store, script):
+    play(open_store, script)
+
+
+@ON_EACH_STORE
+@INTERRUPTED_PLAYS
+@given(script=scripts(interrupted(PRESENCE)))
+def test_who_was_there_when_a_process_ended_comes_back_or_is_told_of(open_store, script):
+    play(open_store, script)
+
+
+@ON_EACH_STORE
+@INTERRUPTED_PLAYS
+@given(script=scripts(interrupted(DEBOUNCE)))
+def test_what_a_process_held_comes_from_the_next(open_store, script):
     play(open_store, script)
 
 
