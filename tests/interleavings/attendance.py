@@ -49,12 +49,15 @@ class Stay:
         return self.until + (RETURN_SECONDS if self.of_before else GRACE_SECONDS)
 
 
+def key_of(id: str, user: str | None) -> str:
+    """Return the key of the member that a connection is of."""
+    if user is not None:
+        return f"user:{user}"
+    return f"anonymous:{hashlib.sha256(id.encode()).hexdigest()[:16]}"
+
+
 def member_of(move: Move) -> Member:
-    if move.user is not None:
-        key = f"user:{move.user}"
-    else:
-        key = f"anonymous:{hashlib.sha256(move.id.encode()).hexdigest()[:16]}"
-    return presence_channel(move.channel), key
+    return presence_channel(move.channel), key_of(move.id, move.user)
 
 
 def stays(

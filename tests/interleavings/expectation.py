@@ -109,7 +109,8 @@ class Expectation:
         assert gap.reason == "expired"
         assert self._start is not None
         to = self._seq_of(gap.to)
-        assert self._seq_of(gap.id) == self._start < to
+        # Where it stands: earlier pages of its backlog may have been given.
+        assert self._start <= self._seq_of(gap.id) < to
         for name in gap.channels:
             interval = self._now.pop(name)
             # All that is known is how far retention went: of a channel, or of the namespace if the
@@ -122,6 +123,7 @@ class Expectation:
             ), f"nothing of {name} is missing"
             self._past.append(attrs.evolve(interval, until=self.last, latest=self.last))
             self._now[name] = attrs.evolve(interval, live=to)
+        self.come_back_with(gap.id)
 
     def _begin_anew(self, gap: reading.Gap) -> None:
         """Take word that all from before is missing: of what it listens to, before anything."""
@@ -155,6 +157,10 @@ class Expectation:
         position = _position(id)
         assert position.epoch == self._epoch
         return position.seq
+
+    def is_above(self, event: reading.Event, change: Change) -> bool:
+        """Say whether an event is of after the time at which a change was made."""
+        return self._publication_of(event).seq > change.live
 
     def take(self, event: reading.Event) -> None:
         assert not self.lacks_gap

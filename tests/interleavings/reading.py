@@ -42,7 +42,7 @@ class Change:
 
 @attrs.frozen
 class Heartbeat:
-    """``id`` is the cursor that a client would come back with; WebSockets have none."""
+    """``id`` is the cursor that a client would come back with, if it is told one."""
 
     id: str | None
 
@@ -174,7 +174,7 @@ def _message(text: str) -> Item:
         case "error":
             return Failure(message["code"])
         case "HEARTBEAT":
-            return Heartbeat(None)
+            return Heartbeat(message.get("id"))
         case "live":
             return Heartbeat(message["id"])
         case "gap":

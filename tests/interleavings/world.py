@@ -16,7 +16,7 @@ from triocast.events import Accepted, Event, pattern_matches, presence_target
 from triocast.publisher import Idempotency
 from triocast.wire.start import After, parse_cursor
 
-from .attendance import GRACE_SECONDS, RETURN_SECONDS
+from .attendance import GRACE_SECONDS, RETURN_SECONDS, key_of
 from .clients import Client, read_members
 from .era import Era
 from .life import End, Life
@@ -446,17 +446,20 @@ class World:
             listing = Listing(channel, entries, found.version, found.head)
         else:
             answer = await life.presence.members(target)
-            self._check_counts(target, answer)
             listing = read_members(answer)
+            self._check_counts(target, answer, listing)
         ledger.listed(listing, span)
         return listing
 
-    def _check_counts(self, channel: str, answer: dict[str, object]) -> None:
-        """Check that members and connections are counted as they are at this moment."""
+    def _check_counts(self, channel: str, answer: dict[str, object], listing: Listing) -> None:
+        """Check that those listed are counted, and their connections of this moment."""
         hub = self._life.hub
-        listening = [s for s in hub.subscribers() if hub.is_subscribed(s, channel)]
-        members = {subscriber.user or (subscriber.id,) for subscriber in listening}
-        assert (answer["count"], answer["connections"]) == (len(members), len(listening))
+        connections = sum(
+            hub.is_subscribed(subscriber, channel)
+            and key_of(subscriber.id, subscriber.user) in listing.entries
+            for subscriber in hub.subscribers()
+        )
+        assert (answer["count"], answer["connections"]) == (len(listing.entries), connections)
 
     # What became of it.
 
