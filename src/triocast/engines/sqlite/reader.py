@@ -1,9 +1,13 @@
 """Doing the reads of a store: a slice of each at a time, each answered when it is done.
 
 Reads are done in one thread, on a few connections, so that a few can be under way at one time. One
-that takes long goes on by slices, and short ones are done in between. A read whose caller is
-cancelled is left out, or ended where it is. One that waits for its turn waits for as long as that
-takes; only where a slice does not end is its caller told that the store does not answer.
+that takes longer than a slice goes on by slices, and others are done in between. One connection
+is kept for those that come: where long reads have all others, a read that turns out to be long is
+begun anew when one of them has ended. So a short read never waits for a long one.
+
+A read whose caller is cancelled is left out, or ended where it is. One that waits for its turn
+waits for as long as that takes; only where a slice does not end is its caller told that the store
+does not answer.
 """
 
 from __future__ import annotations
@@ -51,7 +55,7 @@ class _Read:
 
 
 class Reader:
-    """Does reads on connections, in a thread.
+    """Does reads on connections, two at least, in a thread.
 
     ``explain`` makes what a caller is told of the error that ended its read.
     """
@@ -72,6 +76,8 @@ class Reader:
         self._free = list(connections)
         self._next: deque[_Read] = deque()
         self._begun: deque[_Read] = deque()
+        self._long: deque[_Read] = deque()  # Each took a slice, and will be begun anew.
+        self._max_begun = len(connections) - 1
         self._current: _Read | None = None
         self._turn: object | None = None
         self._turn_began = trio.Event()
@@ -101,7 +107,7 @@ class Reader:
             answer = _Answer(trio.lowlevel.current_trio_token(), self._explain)
             while True:
                 await trio.lowlevel.checkpoint_if_cancelled()
-                while not (self._waiting or self._next or self._begun):
+                while not (self._waiting or self._next or self._begun or self._long):
                     self._filled = trio.Event()
                     await self._filled.wait()
                 while self._waiting and len(self._next) < READS_PER_TURN:
@@ -114,11 +120,11 @@ class Reader:
     def close(self, reason: str) -> None:
         """Refuse every read that is not done, and all that come later."""
         self._closed = reason
-        for read in (*self._begun, *self._next, *self._waiting):
+        for read in (*self._begun, *self._long, *self._next, *self._waiting):
             if read.steps is not None:
                 read.steps.close()
             read.end(None, Unavailable(reason))
-        for reads in (self._begun, self._next, self._waiting):
+        for reads in (self._begun, self._long, self._next, self._waiting):
             reads.clear()
 
     async def _watch(self) -> None:
@@ -139,9 +145,11 @@ class Reader:
     def _work(self, answer: _Answer) -> None:
         """Do reads for one turn: a new one, then one that has begun, and so on."""
         end = turns.now() + TURN_SECONDS
-        while self._next or self._begun:
-            if self._next and self._free:
+        while self._next or self._begun or self._long:
+            if self._next:
                 self._go_on(self._next.popleft(), answer)
+            if self._long and len(self._begun) < self._max_begun:
+                self._begun.append(self._long.popleft())
             if self._begun:
                 self._go_on(self._begun.popleft(), answer)
             if turns.now() > end:
@@ -173,11 +181,16 @@ class Reader:
             self._let_go(read)
             answer(read, None, error)
         else:
-            self._begun.append(read)
+            if len(self._begun) < self._max_begun:
+                self._begun.append(read)
+            else:
+                self._let_go(read)
+                self._long.append(read)
 
     def _let_go(self, read: _Read) -> None:
         if read.steps is not None:
             read.steps.close()
+            read.steps = None
         if read.db is not None:
             self._free.append(read.db)
             read.db = None
