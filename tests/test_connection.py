@@ -74,10 +74,10 @@ def publish(hub, count=1, *, size=2, channel="x"):
         hub.put([publication(seq, b'"%s"' % (b"%d" % (seq % 10) * (size - 2)), channel)])
 
 
-def assert_nothing_is_left(hub, connections, reason):
+async def assert_nothing_is_left(hub, connections, reason):
     assert connections.ended == {reason: 1}
     assert connections.live == set()
-    assert hub.channels() == {}
+    assert await hub.channels() == {}
     assert hub.subscribers() == ()
 
 
@@ -93,10 +93,10 @@ async def test_client_closed(hub, connections, start, autojump_clock):
     connection = start(StreamLink(server))
     await wait_all_tasks_blocked()
     assert connections.live == {connection}
-    assert hub.channels() == {"$all": 1, "$user:alice": 1, "x": 1}
+    assert await hub.channels() == {"$all": 1, "$user:alice": 1, "x": 1}
     await client.send_eof()
     await wait_all_tasks_blocked()
-    assert_nothing_is_left(hub, connections, "client_closed")
+    await assert_nothing_is_left(hub, connections, "client_closed")
 
 
 async def test_peer_lost_when_a_write_fails(hub, connections, start, autojump_clock):
@@ -106,7 +106,7 @@ async def test_peer_lost_when_a_write_fails(hub, connections, start, autojump_cl
     client.receive_stream.close()
     publish(hub)
     await wait_all_tasks_blocked()
-    assert_nothing_is_left(hub, connections, "peer_lost")
+    await assert_nothing_is_left(hub, connections, "peer_lost")
 
 
 async def test_slow_consumer_at_the_byte_bound(hub, connections, start, autojump_clock):
@@ -120,7 +120,7 @@ async def test_slow_consumer_at_the_byte_bound(hub, connections, start, autojump
     assert connections.counts()["queue_bytes"] == connection.queued_bytes
     publish(hub, 1, size=50_000)
     await trio.sleep(HEARTBEAT / 3)
-    assert_nothing_is_left(hub, connections, "slow_consumer")
+    await assert_nothing_is_left(hub, connections, "slow_consumer")
 
 
 async def test_slow_consumer_when_nothing_is_taken_for_a_heartbeat(
@@ -131,7 +131,7 @@ async def test_slow_consumer_when_nothing_is_taken_for_a_heartbeat(
     await trio.sleep(HEARTBEAT * 0.9)
     assert connection.reason is None
     await trio.sleep(HEARTBEAT)
-    assert_nothing_is_left(hub, connections, "slow_consumer")
+    await assert_nothing_is_left(hub, connections, "slow_consumer")
 
 
 async def test_a_reader_that_takes_all_is_never_slow(
@@ -158,7 +158,7 @@ async def test_grant_ended_when_the_token_expires(hub, connections, start, autoj
     await trio.sleep(295)
     assert connection.reason is None
     await trio.sleep(10)
-    assert_nothing_is_left(hub, connections, "grant_ended")
+    await assert_nothing_is_left(hub, connections, "grant_ended")
     body = await read_all(client)
     assert body.count(b'"code":"unauthorized"') == 1
 
@@ -171,7 +171,7 @@ async def test_a_grant_that_has_ended_already_hears_nothing(
     await wait_all_tasks_blocked()
     publish(hub)
     await wait_all_tasks_blocked()
-    assert_nothing_is_left(hub, connections, "grant_ended")
+    await assert_nothing_is_left(hub, connections, "grant_ended")
     assert b'"type":"t"' not in await read_all(client)
 
 
@@ -234,7 +234,7 @@ async def test_policy_when_a_client_sends_where_it_should_only_read(
     assert connection.reason is None
     await client.send_all(b"x")
     await wait_all_tasks_blocked()
-    assert_nothing_is_left(hub, connections, "policy")
+    await assert_nothing_is_left(hub, connections, "policy")
 
 
 async def test_shutdown_when_cancelled_from_outside_says_goodbye(
@@ -247,7 +247,7 @@ async def test_shutdown_when_cancelled_from_outside_says_goodbye(
         its.start_soon(connection.run, StreamLink(server))
         await wait_all_tasks_blocked()
         its.cancel_scope.cancel()
-    assert_nothing_is_left(hub, connections, "shutdown")
+    await assert_nothing_is_left(hub, connections, "shutdown")
     body = await read_all(client)
     assert body.endswith(b"\n\n\r\n"), "a client need not come back after the last chunk"
     assert body.count(b"retry: ") == 2
@@ -263,7 +263,7 @@ async def test_a_fault_of_ours_ends_that_connection_alone(
 
     start(Faulty(memory_stream_pair()[1]))
     await wait_all_tasks_blocked()
-    assert_nothing_is_left(hub, connections, "server_error")
+    await assert_nothing_is_left(hub, connections, "server_error")
     assert "ZeroDivisionError" in caplog.text
 
 
@@ -277,7 +277,7 @@ async def test_the_first_reason_counts(hub, connections, start, autojump_clock, 
     assert hub.subscribers() == ()  # in the same step
     await client.aclose()
     await wait_all_tasks_blocked()
-    assert_nothing_is_left(hub, connections, "shutdown")
+    await assert_nothing_is_left(hub, connections, "shutdown")
     assert caplog.text.count("close id=c1") == 1
     assert "reason=shutdown" in caplog.text
 
@@ -384,7 +384,7 @@ async def test_every_frame_arrives_unbroken_through_partial_writes(
     await client.send_eof()
     with trio.fail_after(5):
         await over.wait()
-    assert_nothing_is_left(hub, connections, "shutdown")
+    await assert_nothing_is_left(hub, connections, "shutdown")
 
 
 async def test_direct_writes_come_back_after_the_queue_is_empty(hub, start, sockets, nursery):
@@ -465,7 +465,7 @@ async def test_a_slow_consumer_that_reads_nothing_gets_no_farewell_in_the_middle
         publish(hub, size=60_000)
         await wait_all_tasks_blocked()
     await trio.sleep(HEARTBEAT / 2)  # the farewell's time is over
-    assert_nothing_is_left(hub, connections, "slow_consumer")
+    await assert_nothing_is_left(hub, connections, "slow_consumer")
     body = await read_slowly(client)
     assert b"retry: " not in body[body.index(b"id: 0.e.1") :]
 
@@ -513,7 +513,7 @@ async def test_a_link_that_fails_in_its_farewell_leaves_nothing_either(
         its.start_soon(connection.run, Faulty(memory_stream_pair()[1]))
         await wait_all_tasks_blocked()
         connection.end(EndReason.SHUTDOWN)
-    assert_nothing_is_left(hub, connections, "shutdown")
+    await assert_nothing_is_left(hub, connections, "shutdown")
 
 
 async def test_the_head_goes_out_with_the_first_frame(hub, connections, start, autojump_clock):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from triocast import hub as hub_module
+from triocast import turns as turns_module
 from triocast.events import BROADCAST, Event, Position, Publication, pattern_matches, user_channel
 from triocast.hub import Hub
 from triocast.subscriptions import EVERYTHING, Subscriber, make_filter
@@ -65,10 +66,16 @@ class Source:
         self.seq = 0
 
     def publish(self, channel: str, type: str = "t", **fields: object) -> int:
+        self.hub.put([self._number(channel, type, **fields)])
+        return self.seq
+
+    def publish_together(self, *channels: str) -> None:
+        self.hub.put([self._number(channel, "t") for channel in channels])
+
+    def _number(self, channel: str, type: str, **fields: object) -> Publication:
         self.seq += 1
         event = Event(type=type, data=b"{}", channel=channel, timestamp="", **fields)
-        self.hub.put([Publication(event, Position(EPOCH, self.seq), prev=0)])
-        return self.seq
+        return Publication(event, Position(EPOCH, self.seq), prev=0)
 
 
 @pytest.fixture
@@ -145,9 +152,9 @@ async def test_nothing_comes_after_leaving_in_the_middle_of_a_batch(hub, source,
 async def test_nothing_comes_after_leaving_between_two_slices(
     hub, source, nursery, monkeypatch, autojump_clock
 ):
-    monkeypatch.setattr(hub_module, "SLICE_SECONDS", 0)
-    monkeypatch.setattr(hub_module, "LONGEST_SLICE_SECONDS", 0)
-    monkeypatch.setattr(hub_module, "_WRITES_IN_A_ROW", 1)
+    monkeypatch.setattr(turns_module, "SLICE_SECONDS", 0)
+    monkeypatch.setattr(turns_module, "LONGEST_SLICE_SECONDS", 0)
+    monkeypatch.setattr(hub_module, "WRITES_IN_A_ROW", 1)
     crowd = [enter(hub, f"c{n}", "x") for n in range(50)]
     left: dict[str, int] = {}
 
@@ -175,8 +182,8 @@ async def test_what_is_for_one_connection_does_not_come_after_it_left(
         await trio.lowlevel.checkpoint()
         hub.remove(listener)
 
-    monkeypatch.setattr(hub_module, "SLICE_SECONDS", -1)  # a turn for others before the write
-    monkeypatch.setattr(hub_module._Slices, "give_turn", leave)
+    monkeypatch.setattr(turns_module, "SLICE_SECONDS", -1)  # a turn for others before the write
+    monkeypatch.setattr(turns_module.Turns, "give", leave)
     listener = enter(hub, "a")
     source.publish("$conn:a")
     nursery.start_soon(hub.run)
@@ -216,9 +223,9 @@ async def test_users_connections_and_publishers_without_echo(hub, source, nurser
     assert one.got == [1]
     assert two.got == [1, 2, 3]
     assert other.got == [3]
-    assert hub.count("$conn:two") == 1
-    assert hub.count("$conn:nobody") == 0
-    assert hub.count("x") == 3
+    assert await hub.count("$conn:two") == 1
+    assert await hub.count("$conn:nobody") == 0
+    assert await hub.count("x") == 3
 
 
 async def test_an_event_is_encoded_once_for_all_who_take_it_the_same_way(hub, source, nursery):
@@ -270,9 +277,9 @@ async def test_nothing_is_left_when_everybody_left(hub, source, nursery):
     for listener in crowd:
         hub.remove(listener)
         hub.remove(listener)
-    assert hub.channels() == {}
+    assert await hub.channels() == {}
     assert hub.subscribers() == ()
-    assert hub.count(BROADCAST) == 0
+    assert await hub.count(BROADCAST) == 0
 
 
 async def test_a_new_filter_replaces_the_old_one(hub, source, nursery):
@@ -284,7 +291,7 @@ async def test_a_new_filter_replaces_the_old_one(hub, source, nursery):
     wanted = source.publish("x", "wanted")
     await wait_all_tasks_blocked()
     assert listener.got == [wanted]
-    assert hub.channels() == {BROADCAST: 1, "x": 1}
+    assert await hub.channels() == {BROADCAST: 1, "x": 1}
     hub.subscribe(listener, ["x"], EVERYTHING)
     other = source.publish("x", "other")
     await wait_all_tasks_blocked()
@@ -368,12 +375,12 @@ def test_any_interleaving_loses_doubles_and_disorders_nothing(steps):
             assert listener.got == sorted(set(listener.got))
             assert must[n] <= set(listener.got) <= may[n]
 
-    before = hub_module.SLICE_SECONDS, hub_module.LONGEST_SLICE_SECONDS
-    hub_module.SLICE_SECONDS = hub_module.LONGEST_SLICE_SECONDS = 0
+    before = turns_module.SLICE_SECONDS, turns_module.LONGEST_SLICE_SECONDS
+    turns_module.SLICE_SECONDS = turns_module.LONGEST_SLICE_SECONDS = 0
     try:
         trio.run(run)
     finally:
-        hub_module.SLICE_SECONDS, hub_module.LONGEST_SLICE_SECONDS = before
+        turns_module.SLICE_SECONDS, turns_module.LONGEST_SLICE_SECONDS = before
 
 
 @pytest.mark.parametrize("attempt", range(20))  # Trio shuffles the tasks of a pass.
@@ -577,3 +584,63 @@ async def test_someone_who_leaves_is_forgotten_even_if_the_watcher_fails(hub):
     with pytest.raises(RuntimeError):
         hub.remove(listener)
     assert hub.subscribers() == ()
+
+
+# No step of the run loop is longer for there being more to do.
+
+
+@attrs.define(eq=False)
+class Worker(Listener):
+    """Notes each time that it is looked up or given something: that is what the hub has to do."""
+
+    did: Callable[[], None] = lambda: None
+
+    def __hash__(self) -> int:
+        self.did()
+        return id(self)
+
+    def deliver(self, joined, frames, publications):
+        self.did()
+        super().deliver(joined, frames, publications)
+
+
+def enter_workers(hub: Hub, work, count: int, *names: str, filtered: bool) -> list[Worker]:
+    """Let a crowd in, if it is filtered with a filter for each that lets everything pass."""
+    crowd = [Worker(str(number), did=work.did) for number in range(count)]
+    for worker in crowd:
+        hub.add(worker)
+        hub.subscribe(worker, names, make_filter(["t", worker.id] if filtered else [], []))
+    return crowd
+
+
+CROWDS = {
+    "one channel": (["x"], ["x"], False),
+    "many events of one channel": (["x"], ["x"] * 20, False),
+    "two channels in one batch": (["x", "y"], ["x", "y"] * 10, False),
+    "a filter for each": (["x"], ["x"] * 20, True),
+    "a filter for each, two channels": (["x", "y"], ["x", "y"] * 10, True),
+    "patterns": (["n:*", "n:x", "*"], ["n:x", "n:y"] * 10, False),
+    "many channels": ([f"c{n}" for n in range(20)], [f"c{n}" for n in range(20)], False),
+}
+
+
+@pytest.mark.parametrize("count", [500, 1_000])
+@pytest.mark.parametrize("crowd", CROWDS)
+async def test_a_step_of_the_fan_out_has_a_bounded_length(hub, source, nursery, work, crowd, count):
+    names, channels, filtered = CROWDS[crowd]
+    everybody = enter_workers(hub, work, count, *names, filtered=filtered)
+    source.publish_together(*channels)
+    work.longest = 0
+    nursery.start_soon(hub.run)
+    await hub.wait_until_written()
+    expected = list(range(1, len(channels) + 1))
+    assert all(each.got == expected for each in everybody)
+    assert 0 < work.longest <= work.PER_TURN + 8 * hub_module.WRITES_IN_A_ROW
+
+
+async def test_counting_subscribers_of_patterns_gives_turns(hub, work):
+    enter_workers(hub, work, 1_000, "n:x", "n:*", filtered=True)
+    await trio.lowlevel.checkpoint()
+    work.longest = 0
+    assert await hub.count("n:x") == 1_000
+    assert 0 < work.longest <= work.PER_TURN + 1

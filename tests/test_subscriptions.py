@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from triocast import hub as hub_module
+from triocast import turns as turns_module
 from triocast.events import Event, Position, Publication, pattern_matches
 from triocast.hub import Hub
 from triocast.subscriptions import (
@@ -109,9 +110,9 @@ def feed(hub):
 @pytest.fixture
 def turn_after_each(monkeypatch):
     """Make the hub give others a turn before each subscriber."""
-    monkeypatch.setattr(hub_module, "SLICE_SECONDS", 0)
-    monkeypatch.setattr(hub_module, "LONGEST_SLICE_SECONDS", 0)
-    monkeypatch.setattr(hub_module, "_WRITES_IN_A_ROW", 1)
+    monkeypatch.setattr(turns_module, "SLICE_SECONDS", 0)
+    monkeypatch.setattr(turns_module, "LONGEST_SLICE_SECONDS", 0)
+    monkeypatch.setattr(hub_module, "WRITES_IN_A_ROW", 1)
 
 
 @pytest.fixture
@@ -376,15 +377,15 @@ class TestLeaving:
         ]
         feed.put("a1", "ns:1")
         await written()
-        assert hub.count("ns:1") == 10
+        assert await hub.count("ns:1") == 10
         for number, listener in enumerate(listeners):
             if number % 2:
                 hub.unsubscribe(listener, hub.subscriptions(listener))
             hub.remove(listener)
         assert hub.subscribers() == ()
-        assert hub.channels() == {}
+        assert await hub.channels() == {}
         for channel in ("$all", "a1", "ns:1", "$conn:1", "$user:u1"):
-            assert hub.count(channel) == 0
+            assert await hub.count(channel) == 0
         left = vars(hub._subscriptions) | vars(hub._subscriptions._index)
         assert not any(
             value for name, value in left.items() if name not in ("_index", "departures")
@@ -394,11 +395,11 @@ class TestLeaving:
 class TestWhoIsThere:
     async def test_counts(self, hub, join):
         one, two = join("1", "ns:a", "ns:*", user="u"), join("2", "ns:a", user="u")
-        assert hub.count("ns:a") == 2
-        assert hub.count("ns:b") == 1
-        assert hub.count("$all") == hub.count("$user:u") == 2
-        assert (hub.count("$conn:1"), hub.count("$conn:3")) == (1, 0)
-        assert hub.channels() == {"$all": 2, "$user:u": 2, "ns:a": 2, "ns:*": 1}
+        assert await hub.count("ns:a") == 2
+        assert await hub.count("ns:b") == 1
+        assert await hub.count("$all") == await hub.count("$user:u") == 2
+        assert (await hub.count("$conn:1"), await hub.count("$conn:3")) == (1, 0)
+        assert await hub.channels() == {"$all": 2, "$user:u": 2, "ns:a": 2, "ns:*": 1}
         assert hub.subscribers() == (one, two)
         assert hub.subscriptions(two) == ("$all", "$user:u", "ns:a")
 
@@ -607,9 +608,9 @@ def test_any_interleaving_agrees_with_the_model(plan):
         model.check()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hub_module, "SLICE_SECONDS", 0)
-        patch.setattr(hub_module, "LONGEST_SLICE_SECONDS", 0)
-        patch.setattr(hub_module, "_WRITES_IN_A_ROW", 1)
+        patch.setattr(turns_module, "SLICE_SECONDS", 0)
+        patch.setattr(turns_module, "LONGEST_SLICE_SECONDS", 0)
+        patch.setattr(hub_module, "WRITES_IN_A_ROW", 1)
         trio.run(scenario)
 
 

@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from triocast import turns
-from triocast.turns import LONGEST_SLICE_SECONDS, SLICE_SECONDS, Turns, in_turns
+from triocast.turns import LONGEST_SLICE_SECONDS, SLICE_SECONDS, Turns, finish, in_turns
 
 
 async def test_a_loop_of_any_length_is_cut_into_steps(work):
@@ -12,6 +12,17 @@ async def test_a_loop_of_any_length_is_cut_into_steps(work):
         async for _ in in_turns(range(count)):
             work.did()
         assert work.longest <= work.PER_TURN + 1
+
+
+async def test_a_generator_is_gone_through_in_steps_and_what_it_returns_is_returned(work):
+    def steps():
+        for number in range(5_000):
+            work.did()
+            yield
+        return number
+
+    assert await finish(steps()) == 4_999
+    assert work.longest <= work.PER_TURN + 1
 
 
 async def test_short_work_gives_no_turn(work):

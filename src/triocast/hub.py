@@ -2,8 +2,8 @@
 
 An engine puts accepted publications into the hub's inbox (`Hub.put`). One task, `Hub.run`, takes
 all that are ready, up to 64 kB, as one batch; encodes each event once for every `Encoder` that
-has a listener; and gives each subscriber its frames in one call. It works in slices of about half
-a millisecond, so that publishers and new connections get their turn in between.
+has a listener; and gives each subscriber its frames in one call (`portions`). It works in `turns`
+of about half a millisecond, so that publishers and new connections get theirs in between.
 
 Rules that keep the promises:
 
@@ -31,7 +31,8 @@ import attrs
 import trio
 
 from triocast.clock import Seldom
-from triocast.events import Position, Publication, is_connection_channel
+from triocast.events import Position, Publication
+from triocast.portions import Batch, Portion
 from triocast.subscriptions import (
     EVERYTHING,
     Encoder,
@@ -41,40 +42,20 @@ from triocast.subscriptions import (
     Subscriptions,
     Watcher,
 )
+from triocast.turns import Turns, in_turns
 
 BATCH_BYTES: Final = 65_536
 """How much event data is joined into one batch at the most."""
 
-SLICE_SECONDS: Final = 0.0005
-"""How long the hub writes before it gives others their turn, when they have something to do."""
-
-LONGEST_SLICE_SECONDS: Final = 0.004
-"""How long it writes when nobody had."""
-
-_BUSY_SECONDS: Final = 0.0001
-"""A turn that took longer was used by somebody."""
-
-_WRITES_IN_A_ROW: Final = 32
+WRITES_IN_A_ROW: Final = 32
 """So many at the most between two looks at the clock."""
+
 _PUBLICATION_OVERHEAD: Final = 300
 
 ERROR_LOG_SECONDS: Final = 1.0
 """An error of ours that repeats with each event is logged no more often than this."""
 
 log = logging.getLogger("triocast.hub")
-
-
-@attrs.define(eq=False)
-class _Delivery:
-    """The frames of one run of events for one group."""
-
-    members: Members
-    frames: list[Any]
-    publications: list[Publication]
-    first: int
-    last: int
-    excluded: str | None
-    joined: Any
 
 
 @attrs.define
@@ -91,27 +72,6 @@ class HubStats:
     """Subscribers that were ended because their frames could not be given to them."""
 
 
-class _Slices:
-    """Cuts a batch's writing into slices of time, longer ones while nobody else wants a turn."""
-
-    def __init__(self) -> None:
-        self._length = SLICE_SECONDS
-        self._end = time.perf_counter() + self._length
-
-    def over(self) -> bool:
-        return time.perf_counter() > self._end
-
-    async def give_turn(self) -> None:
-        began = time.perf_counter()
-        await trio.lowlevel.checkpoint()
-        now = time.perf_counter()
-        if now - began > _BUSY_SECONDS:
-            self._length = SLICE_SECONDS
-        else:
-            self._length = min(2 * self._length, LONGEST_SLICE_SECONDS)
-        self._end = now + self._length
-
-
 class Hub:
     """The fan-out of one process, and its door to the subscriptions."""
 
@@ -125,7 +85,6 @@ class Hub:
         self._accepted = head
         self._written = head
         self._subscriptions = Subscriptions()
-        self._failed_groups: list[tuple[Members, Exception]] = []
         self._encode_log = Seldom(ERROR_LOG_SECONDS)
         self._delivery_log = Seldom(ERROR_LOG_SECONDS)
         self.watcher: Watcher | None = None
@@ -236,13 +195,15 @@ class Hub:
         """Return everybody who is in now."""
         return self._subscriptions.everybody()
 
-    def count(self, channel: str) -> int:
+    async def count(self, channel: str) -> int:
         """Return how many local subscribers an event of this channel is offered to."""
-        return self._subscriptions.count(channel)
+        return await self._subscriptions.count(channel)
 
-    def channels(self) -> dict[str, int]:
+    async def channels(self) -> dict[str, int]:
         """Return the channels and patterns that have subscribers, with how many."""
-        return self._subscriptions.counts()
+        names = self._subscriptions.all_names()
+        sizes = {name: self._subscriptions.size(name) async for name in in_turns(names)}
+        return {name: size for name, size in sizes.items() if size}
 
     # The fan-out.
 
@@ -270,58 +231,95 @@ class Hub:
             self._room.set()
         return batch
 
-    async def _fan_out(self, batch: list[Publication]) -> None:
+    async def _fan_out(self, publications: list[Publication]) -> None:
         self.stats.batches += 1
-        deliveries = list(self._deliveries(batch))
-        for members, error in self._failed_groups:
-            for subscriber in list(members):
-                self._fail(subscriber, error)
-        self._failed_groups.clear()
-        if len(deliveries) == 1 and deliveries[0].excluded is None:
-            await self._write_shared(deliveries[0])
-        elif deliveries:
-            await self._write_merged(deliveries)
-        self._written = batch[-1].position
+        turns = Turns()
+        batch = Batch(publications, self._subscriptions, self.encode)
+        for _ in batch.look_up():
+            await turns.give_if_over()
+        # With one name there is nobody who was given something by another.
+        given = None if len(batch.names) + len(batch.own) == 1 else set[Subscriber]()
+        for name, events in batch.names.items():
+            for members in self._subscriptions.groups(name):
+                await turns.give_if_over()
+                if not (mask := events & batch.passing(name, members)):
+                    continue
+                if given is None and not batch.excluded:
+                    await self._write_shared(batch, mask, members, turns)
+                else:
+                    await self._write_each(batch, members, given, turns)
+        await self._write_each(batch, batch.own, given, turns)
+        self._written = publications[-1].position
         self._wrote.set()
 
-    def _deliveries(self, batch: list[Publication]) -> Iterable[_Delivery]:
-        """Cut the batch into runs of one channel, and each run into its groups' frames."""
-        start = 0
-        while start < len(batch):
-            event = batch[start].event
-            end = start + 1
-            while (
-                end < len(batch)
-                and batch[end].event.channel == event.channel
-                and batch[end].event.exclude == event.exclude
+    async def _write_shared(self, batch: Batch, mask: int, members: Members, turns: Turns) -> None:
+        """Give a group its events, of which nobody has any yet: the common case, the fast one."""
+        encoder = members.group.encoder
+        everybody, live = list(members), list(members.values())
+        departures = self._subscriptions.departures
+        for start in range(0, len(everybody), WRITES_IN_A_ROW):
+            if turns.over():
+                await turns.give()
+            row = everybody[start : start + WRITES_IN_A_ROW]
+            try:
+                portion = batch.portion(encoder, mask)
+            except Exception as error:  # noqa: BLE001  # it is logged
+                for subscriber in row:
+                    if batch.mask(subscriber):
+                        self._fail(subscriber, error)
+                continue
+            if (
+                self._subscriptions.departures == departures
+                and max(live[start : start + WRITES_IN_A_ROW]) < portion.first
             ):
-                end += 1
-            yield from self._run_deliveries(batch[start:end])
-            start = end
+                self._write_to(row, portion, batch)
+            else:
+                await self._write_row(row, batch, turns)
 
-    def _run_deliveries(self, run: list[Publication]) -> Iterable[_Delivery]:
-        channel = run[0].event.channel
-        encoded: dict[Encoder, list[Any] | Exception] = {}
-        if is_connection_channel(channel):
-            members = self._subscriptions.of_connection(channel)
-            for subscriber in members:
-                encoder = subscriber.encoder
-                yield from self._delivery(members, encoder, self._encode_all(encoder, run), run)
-            return
-        for audience in self._subscriptions.audiences(channel):
-            for group, members in audience.items():
-                encoder = group.encoder
-                if encoder not in encoded:
-                    encoded[encoder] = self._encode_all(encoder, run)
-                frames, publications = encoded[encoder], run
-                if group.filter is not EVERYTHING:
-                    chosen = [i for i, p in enumerate(run) if group.filter.passes(p)]
-                    if not chosen:
-                        continue
-                    publications = [run[i] for i in chosen]
-                    if not isinstance(frames, Exception):
-                        frames = [frames[i] for i in chosen]
-                yield from self._delivery(members, encoder, frames, publications)
+    async def _write_each(
+        self,
+        batch: Batch,
+        subscribers: Iterable[Subscriber],
+        given: set[Subscriber] | None,
+        turns: Turns,
+    ) -> None:
+        """Give each all of its events in the batch, unless it is among those who have them."""
+        everybody = list(subscribers)
+        for start in range(0, len(everybody), WRITES_IN_A_ROW):
+            if turns.over():
+                await turns.give()
+            row = everybody[start : start + WRITES_IN_A_ROW]
+            if given is not None:
+                row = [subscriber for subscriber in row if subscriber not in given]
+                given.update(row)
+            await self._write_row(row, batch, turns)
+
+    async def _write_row(self, row: list[Subscriber], batch: Batch, turns: Turns) -> None:
+        """Give a few subscribers their events, together to those who get the same."""
+        same: list[Subscriber] = []
+        portion: Portion | None = None
+        for subscriber in row:
+            its = self._portion(subscriber, batch)
+            if portion is not None and (its is not portion or turns.over()):
+                self._write_to(same, portion, batch)
+                if turns.over():
+                    await turns.give()
+                # Anew, as others may have left.
+                same, its = [], self._portion(subscriber, batch)
+            portion = its
+            if its is not None:
+                same.append(subscriber)
+        if portion is not None:
+            self._write_to(same, portion, batch)
+
+    def _portion(self, subscriber: Subscriber, batch: Batch) -> Portion | None:
+        """Return what a subscriber gets now; end it if that cannot be made."""
+        mask = batch.mask(subscriber)
+        try:
+            return batch.portion(subscriber.encoder, mask) if mask else None
+        except Exception as error:  # noqa: BLE001  # it is logged
+            self._fail(subscriber, error)
+            return None
 
     def encode(self, encoder: Encoder, publication: Publication) -> Any:
         """Return a publication's frame; where the encoder fails, that of a gap in its place."""
@@ -339,38 +337,6 @@ class Hub:
                     exc_info=error,
                 )
             return encoder.encode_gap(publication)
-
-    def _encode_all(self, encoder: Encoder, run: list[Publication]) -> list[Any] | Exception:
-        """Return a run's frames; the error if the encoder fails for a gap, too."""
-        try:
-            return [self.encode(encoder, publication) for publication in run]
-        except Exception as error:  # noqa: BLE001  # it is logged when the group is ended
-            return error
-
-    def _delivery(
-        self,
-        members: Members,
-        encoder: Encoder,
-        frames: list[Any] | Exception,
-        publications: list[Publication],
-    ) -> Iterable[_Delivery]:
-        """Yield the delivery of these frames; if there is none, have the group ended."""
-        try:
-            if isinstance(frames, Exception):
-                raise frames
-            joined = frames[0] if len(frames) == 1 else encoder.join(frames)
-        except Exception as error:  # noqa: BLE001  # it is logged when the group is ended
-            self._failed_groups.append((members, error))
-            return
-        yield _Delivery(
-            members,
-            frames,
-            publications,
-            first=publications[0].seq,
-            last=publications[-1].seq,
-            excluded=publications[0].event.exclude,
-            joined=joined,
-        )
 
     def _fail(self, subscriber: Subscriber, error: Exception) -> None:
         """End a subscriber that missed something by an error of ours."""
@@ -391,38 +357,16 @@ class Hub:
                 exc_info=error,
             )
 
-    async def _write_shared(self, delivery: _Delivery) -> None:
-        """Give one group's frames to its members: the common case, and the fast one."""
-        members, first = delivery.members, delivery.first
-        waiting = [subscriber for subscriber, live in members.items() if live < first]
-        late = [subscriber for subscriber, live in members.items() if live >= first]
-        slices = _Slices()
-        departures = self._subscriptions.departures
-        start = 0
-        while start < len(waiting):
-            if slices.over():
-                await slices.give_turn()
-            if self._subscriptions.departures != departures:
-                departures = self._subscriptions.departures
-                # Also without those who left and came back: it is not for them any more.
-                waiting = [s for s in waiting[start:] if members.get(s, first) < first]
-                start = 0
-            some = waiting[start : start + _WRITES_IN_A_ROW]
-            start += _WRITES_IN_A_ROW
-            self.stats.delivered += self._write_to(some, delivery)
-        for subscriber in late:
-            self.stats.delivered += self._try_to_give(subscriber, [delivery])
-
-    def _write_to(self, subscribers: list[Subscriber], delivery: _Delivery) -> int:
-        """Give all frames of a delivery to a few subscribers; return how many frames that was.
+    def _write_to(self, subscribers: list[Subscriber], portion: Portion, batch: Batch) -> None:
+        """Give a portion to a few subscribers for whom it is now.
 
         In two rounds, because a system call throws the processor's caches and branch predictors
         over: what Python has to do for a client is done for all of these first, and then there is
         next to nothing between one write and the next. A failing write ends its own client only.
         """
-        joined, frames = delivery.joined, delivery.frames
-        size = len(joined) if isinstance(joined, bytes) else 0
-        count, last = len(frames), delivery.last
+        joined, size = portion.joined, portion.size
+        count, last = portion.count, portion.last
+        departures = self._subscriptions.departures
         direct, others = [], []
         for subscriber in subscribers:
             try:
@@ -439,81 +383,25 @@ class Hub:
                 try:
                     sent = write_now(joined)
                 except OSError as error:
-                    subscriber.catch_up(frames, delivery.publications, size, 0, error)
+                    subscriber.catch_up(portion.frames, portion.publications, size, 0, error)
                 else:
                     if sent != size:
-                        subscriber.catch_up(frames, delivery.publications, size, sent)
+                        subscriber.catch_up(portion.frames, portion.publications, size, sent)
             except Exception as error:  # noqa: BLE001  # it is logged
                 self._fail(subscriber, error)
-        written = len(direct)
-        members, first = delivery.members, delivery.first
+        self.stats.delivered += len(direct) * count
         for subscriber in others:
-            if members.get(subscriber, first) < first:
-                try:
-                    subscriber.deliver(joined, frames, delivery.publications)
-                except Exception as error:  # noqa: BLE001  # it is logged
-                    self._fail(subscriber, error)
-                written += 1
-        return written * count
+            its: Portion | None = portion
+            if self._subscriptions.departures != departures:
+                # Somebody left when it was given its events, maybe this one.
+                its = self._portion(subscriber, batch)
+            if its is not None:
+                self._deliver(subscriber, its)
 
-    async def _write_merged(self, deliveries: list[_Delivery]) -> None:
-        """Give subscribers of several channels, patterns or runs their frames in one order."""
-        parts: dict[Subscriber, list[_Delivery]] = {}
-        for delivery in deliveries:
-            for subscriber in delivery.members:
-                parts.setdefault(subscriber, []).append(delivery)
-        slices = _Slices()
-        written = 0
-        for index, (subscriber, its) in enumerate(parts.items()):
-            if index % _WRITES_IN_A_ROW == 0 and slices.over():
-                await slices.give_turn()
-            written += self._try_to_give(subscriber, its)
-        self.stats.delivered += written
-
-    def _try_to_give(self, subscriber: Subscriber, deliveries: list[_Delivery]) -> int:
+    def _deliver(self, subscriber: Subscriber, portion: Portion) -> None:
         try:
-            return self._give(subscriber, deliveries)
+            subscriber.deliver(portion.joined, portion.frames, portion.publications)
         except Exception as error:  # noqa: BLE001  # it is logged
             self._fail(subscriber, error)
-            return 0
-
-    def _give(self, subscriber: Subscriber, deliveries: list[_Delivery]) -> int:
-        """Give a subscriber what is still for it of some deliveries; return how many frames."""
-        last = 0
-        chosen: list[_Delivery] = []
-        for delivery in deliveries:
-            live = delivery.members.get(subscriber)
-            if live is None or subscriber.id == delivery.excluded:
-                continue
-            if live >= delivery.first or last >= delivery.first:
-                return self._give_some(subscriber, deliveries)
-            last = delivery.last
-            chosen.append(delivery)
-        if not chosen:
-            return 0
-        if len(chosen) == 1:
-            frames, joined = chosen[0].frames, chosen[0].joined
-            publications = chosen[0].publications
         else:
-            frames = [frame for delivery in chosen for frame in delivery.frames]
-            publications = [each for delivery in chosen for each in delivery.publications]
-            joined = subscriber.encoder.join(frames)
-        subscriber.deliver(joined, frames, publications)
-        return len(frames)
-
-    def _give_some(self, subscriber: Subscriber, deliveries: list[_Delivery]) -> int:
-        """The same where deliveries overlap, or hold events from before a subscription."""
-        found: dict[int, tuple[Any, Publication]] = {}
-        for delivery in deliveries:
-            live = delivery.members.get(subscriber)
-            if live is None or subscriber.id == delivery.excluded:
-                continue
-            for frame, publication in zip(delivery.frames, delivery.publications, strict=True):
-                if publication.seq > live:
-                    found[publication.seq] = frame, publication
-        if found:
-            ordered = [found[seq] for seq in sorted(found)]
-            frames = [frame for frame, _ in ordered]
-            joined = frames[0] if len(frames) == 1 else subscriber.encoder.join(frames)
-            subscriber.deliver(joined, frames, [publication for _, publication in ordered])
-        return len(found)
+            self.stats.delivered += portion.count

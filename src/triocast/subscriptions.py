@@ -8,7 +8,7 @@ get the same bytes are one `Group`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import attrs
@@ -20,6 +20,7 @@ from triocast.events import (
     is_pattern,
     user_channel,
 )
+from triocast.turns import Turns
 
 MOST_REMEMBERED_MATCHES: Final = 10_000
 """Channels whose matching patterns are remembered; beyond it all are looked up anew."""
@@ -135,8 +136,15 @@ class Group:
     filter: Filter
 
 
-Members = dict[Subscriber, int]
-"""Subscriber -> the ``seq`` from which its subscription is live."""
+class Members(dict[Subscriber, int]):
+    """The members of a group: subscriber -> the ``seq`` from which its subscription is live."""
+
+    __slots__ = ("group",)
+
+    def __init__(self, group: Group) -> None:
+        super().__init__()
+        self.group = group
+
 
 Audience = dict[Group, Members]
 
@@ -207,15 +215,15 @@ class Subscriptions:
         self._channels: dict[str, Audience] = {}
         self._patterns: dict[str, Audience] = {}
         self._index = PatternIndex()
-        self._subscribers: dict[Subscriber, dict[str, Filter]] = {}
-        self._by_id: dict[str, Members] = {}
+        self._subscribers: dict[Subscriber, dict[str, Members]] = {}
+        self._by_id: dict[str, Subscriber] = {}
         self.departures = 0
         """How many memberships have ended: while this stands still, nobody has left."""
 
     def add(self, subscriber: Subscriber, filter: Filter, live: int) -> None:
         """Let a subscriber in, with what is for all and for its user."""
         self._subscribers[subscriber] = {}
-        self._by_id[subscriber.id] = {subscriber: 0}
+        self._by_id[subscriber.id] = subscriber
         for name in _given(subscriber):
             self.join(subscriber, name, filter, live)
 
@@ -224,33 +232,37 @@ class Subscriptions:
         names = self._subscribers.pop(subscriber, None)
         if names is None:
             return
-        self._by_id.pop(subscriber.id).clear()
+        del self._by_id[subscriber.id]
         self.departures += 1
-        for name, filter in names.items():
-            self._leave(subscriber, name, filter)
+        for name, members in names.items():
+            self._leave(subscriber, name, members)
 
     def join(self, subscriber: Subscriber, name: str, filter: Filter, live: int) -> None:
         """Subscribe to a canonical channel or pattern; see `Hub.subscribe` for repetition."""
         names = self._subscribers[subscriber]
         old = names.get(name)
-        if old == filter:
-            return
         if old is not None:
+            if old.group.filter == filter:
+                return
             self._leave(subscriber, name, old)
-        names[name] = filter
         table = self._table(name)
         audience = table.get(name)
         if audience is None:
             audience = table[name] = {}
             if table is self._patterns:
                 self._index.add(name)
-        audience.setdefault(Group(subscriber.encoder, filter), {})[subscriber] = live
+        group = Group(subscriber.encoder, filter)
+        members = audience.get(group)
+        if members is None:
+            members = audience[group] = Members(group)
+        members[subscriber] = live
+        names[name] = members
 
     def leave(self, subscriber: Subscriber, name: str) -> None:
         """Unsubscribe from a name; one that is not subscribed is passed over."""
-        filter = self._subscribers.get(subscriber, {}).pop(name, None)
-        if filter is not None:
-            self._leave(subscriber, name, filter)
+        members = self._subscribers.get(subscriber, {}).pop(name, None)
+        if members is not None:
+            self._leave(subscriber, name, members)
 
     def names(self, subscriber: Subscriber) -> tuple[str, ...]:
         """Return the channels and patterns of a subscriber."""
@@ -269,49 +281,58 @@ class Subscriptions:
         """Return everybody who is in now."""
         return tuple(self._subscribers)
 
-    def of_connection(self, channel: str) -> Members:
-        """Return whom a channel ``$conn:<id>`` is for: one, or nobody once that one left."""
-        return self._by_id.get(channel.partition(":")[2], {})
+    def memberships(self, subscriber: Subscriber) -> Mapping[str, Members] | None:
+        """Return the groups that a subscriber is in, by channel and pattern; None once it left."""
+        return self._subscribers.get(subscriber)
 
-    def audiences(self, channel: str) -> list[Audience]:
-        """Return who listens to a channel: by its name, then by each pattern that matches it."""
-        found = []
-        exact = self._channels.get(channel)
-        if exact is not None:
-            found.append(exact)
+    def of_connection(self, channel: str) -> Subscriber | None:
+        """Return whom a channel ``$conn:<id>`` is for; None once that one left."""
+        return self._by_id.get(channel.partition(":")[2])
+
+    def covering(self, channel: str) -> list[str]:
+        """Return what has subscribers: the channel itself, then each pattern that matches it."""
+        found = [channel] if channel in self._channels else []
         if self._patterns:
-            found += (self._patterns[pattern] for pattern in self._index.matching(channel))
+            found += self._index.matching(channel)
         return found
 
-    def count(self, channel: str) -> int:
+    def groups(self, name: str) -> list[Members]:
+        """Return the groups of a channel's or pattern's subscribers as they are now."""
+        return list(self._table(name).get(name, {}).values())
+
+    def all_names(self) -> list[str]:
+        """Return the channels and patterns that have subscribers."""
+        return [*self._channels, *self._patterns]
+
+    async def count(self, channel: str) -> int:
         """Return how many subscribers an event of this channel is offered to."""
         if is_connection_channel(channel):
-            return len(self.of_connection(channel))
-        audiences = self.audiences(channel)
-        if len(audiences) == 1:
-            return sum(len(members) for members in audiences[0].values())
-        return len({s for audience in audiences for members in audience.values() for s in members})
+            return int(self.of_connection(channel) is not None)
+        names = self.covering(channel)
+        if len(names) < 2:
+            return sum(map(self.size, names))
+        turns = Turns()
+        found: set[Subscriber] = set()
+        for name in names:
+            for members in self.groups(name):
+                await turns.give_if_over()
+                found.update(members)
+        return len(found)
 
-    def counts(self) -> dict[str, int]:
-        """Return the channels and patterns that have subscribers, with how many."""
-        return {
-            name: sum(len(members) for members in audience.values())
-            for table in (self._channels, self._patterns)
-            for name, audience in table.items()
-        }
+    def size(self, name: str) -> int:
+        """Return how many subscribers a channel or pattern has."""
+        return sum(map(len, self._table(name).get(name, {}).values()))
 
     def _table(self, name: str) -> dict[str, Audience]:
         return self._patterns if is_pattern(name) else self._channels
 
-    def _leave(self, subscriber: Subscriber, name: str, filter: Filter) -> None:
-        table = self._table(name)
-        audience = table[name]
-        group = Group(subscriber.encoder, filter)
-        members = audience[group]
+    def _leave(self, subscriber: Subscriber, name: str, members: Members) -> None:
         del members[subscriber]
         self.departures += 1
         if not members:
-            del audience[group]
+            table = self._table(name)
+            audience = table[name]
+            del audience[members.group]
             if not audience:
                 del table[name]
                 if table is self._patterns:

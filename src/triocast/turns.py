@@ -15,7 +15,7 @@ What the loop goes over can change wherever it gives a turn.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from typing import Final, TypeVar
 
 import trio
@@ -63,6 +63,18 @@ class Turns:
         """Let others run if it is time. A checkpoint only then."""
         if now() > self._end:
             await self.give()
+
+
+async def finish(steps: Generator[None, None, T]) -> T:
+    """Go through a generator that does a piece of work in each step; return what it returns."""
+    turns = Turns()
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        await turns.give_if_over()
 
 
 async def in_turns(items: Iterable[T]) -> AsyncIterator[T]:

@@ -23,6 +23,7 @@ from trio.testing import MockClock
 from triocast import clock as clock_module
 from triocast import connection as connection_module
 from triocast import hub as hub_module
+from triocast import turns as turns_module
 from triocast import outbox as outbox_module
 from triocast import presence as presence_module
 from triocast import resume as resume_module
@@ -40,9 +41,9 @@ Test = TypeVar("Test", bound=Callable[..., Any])
 @pytest.fixture(scope="module", autouse=True)
 def others_get_their_turn_between_any_two_clients_and_pages() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hub_module, "SLICE_SECONDS", -1.0)
-        patch.setattr(hub_module, "LONGEST_SLICE_SECONDS", -1.0)
-        patch.setattr(hub_module, "_WRITES_IN_A_ROW", 1)
+        patch.setattr(turns_module, "SLICE_SECONDS", -1.0)
+        patch.setattr(turns_module, "LONGEST_SLICE_SECONDS", -1.0)
+        patch.setattr(hub_module, "WRITES_IN_A_ROW", 1)
         patch.setattr(resume_module, "PAGE_EVENTS", 4)
         yield
 

@@ -41,10 +41,10 @@ class Parts:
         (publication,) = await self.engine.publish([event])
         return publication
 
-    def assert_nothing_is_left(self, reason):
+    async def assert_nothing_is_left(self, reason):
         assert self.connections.ended == {reason: 1}
         assert self.connections.live == set()
-        assert self.hub.channels() == {}
+        assert await self.hub.channels() == {}
         assert self.hub.subscribers() == ()
 
 

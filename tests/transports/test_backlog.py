@@ -278,7 +278,7 @@ class TestWebSocket:
         client = await open_websocket()
         (error,) = await client.ask({"type": "subscribe", "id": 1, "channel": "x", **wrong})
         assert (error["type"], error["code"]) == ("error", code)
-        assert parts.hub.count("x") == 0
+        assert await parts.hub.count("x") == 0
 
     async def test_a_gap_comes_before_the_reply(self, parts, open_websocket):
         client = await open_websocket()
@@ -382,4 +382,4 @@ async def test_an_engine_that_cannot_be_read_ends_the_connection(
     client = await open_websocket()
     await client.send({"type": "subscribe", "channel": "x", "cursor": "0.e.0"})
     assert client.close == (1011, "server_error")
-    parts.assert_nothing_is_left("server_error")
+    await parts.assert_nothing_is_left("server_error")

@@ -204,4 +204,4 @@ async def test_who_has_not_agreed_may_not_compress(parts, open_websocket):
     client.protocol.extensions = [PerMessageDeflate(True, True, 15, 15)]
     await client.ask({"type": "ping"})
     assert client.close[0] == 1002
-    parts.assert_nothing_is_left("protocol_error")
+    await parts.assert_nothing_is_left("protocol_error")

@@ -32,7 +32,7 @@ async def test_a_client_that_closes_is_answered(parts, open_websocket):
     client.protocol.send_close(1000, "bye")
     await client.flush()
     assert client.close[0] == 1000
-    parts.assert_nothing_is_left("client_closed")
+    await parts.assert_nothing_is_left("client_closed")
 
 
 async def test_a_client_that_gives_no_sign_is_lost_within_two_heartbeats(
@@ -44,7 +44,7 @@ async def test_a_client_that_gives_no_sign_is_lost_within_two_heartbeats(
     assert [frame.opcode for frame in client.others] == [Opcode.PING]
     await trio.sleep(HEARTBEAT)
     assert client.close == (4002, "peer_lost")
-    parts.assert_nothing_is_left("peer_lost")
+    await parts.assert_nothing_is_left("peer_lost")
 
 
 async def test_a_client_that_answers_pings_stays(open_websocket, autojump_clock):
@@ -76,7 +76,7 @@ async def test_bad_frames_end_it_with_their_code(parts, open_websocket, data, co
     await client.send_bytes(data)
     assert client.close[0] == code
     assert parts.engine.head.seq == 0
-    parts.assert_nothing_is_left(reason)
+    await parts.assert_nothing_is_left(reason)
 
 
 # Floods.
@@ -175,7 +175,7 @@ async def test_farewell_is_a_close_frame_with_code_and_word(parts, open_websocke
     client.connection.end(reason)
     await wait_all_tasks_blocked()
     assert client.close == (reason.close_code, reason.word)
-    parts.assert_nothing_is_left(reason.word)
+    await parts.assert_nothing_is_left(reason.word)
 
 
 async def test_drained_clients_are_told_to_come_back(parts, open_websocket, autojump_clock):
@@ -402,7 +402,7 @@ async def test_requests_of_a_client_that_is_gone_are_dropped_without_a_fault(
     )
     connection.use_frames(bytes((0x81, 0x80 | len(request))) + bytes(4) + request)
     await connection.run(Gone())
-    parts.assert_nothing_is_left("peer_lost")
+    await parts.assert_nothing_is_left("peer_lost")
     assert "Traceback" not in caplog.text
 
 
@@ -452,7 +452,7 @@ async def test_portable_speaks_the_same_protocol(parts, portable):
     assert sorted('"wrong_content_type"' in text for text in others) == [False, True]
     await portable.to_app.send({"type": "websocket.disconnect", "code": 1001})
     await wait_all_tasks_blocked()
-    parts.assert_nothing_is_left("client_closed")
+    await parts.assert_nothing_is_left("client_closed")
 
 
 async def test_portable_takes_an_empty_text_as_the_other_way_does(parts, portable, open_websocket):
@@ -473,7 +473,7 @@ async def test_portable_bounds_messages_in_bytes(parts, portable):
     await portable.to_app.send({"type": "websocket.receive", "text": "ä" * 51})
     await wait_all_tasks_blocked()
     assert portable.sent[-1] == {"type": "websocket.close", "code": 1009}
-    parts.assert_nothing_is_left("message_too_big")
+    await parts.assert_nothing_is_left("message_too_big")
 
 
 async def test_portable_heartbeats_are_messages(portable, autojump_clock):

@@ -45,6 +45,52 @@ def test_checking_refuses_or_passes_whatever_it_is_given(text, max_depth):
         pass
 
 
+def check_in_steps(text: bytes, piece_bytes: int, *, max_depth: int) -> int:
+    """Return the number of items, having looked at so many bytes at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json, "PIECE_BYTES", piece_bytes)
+        steps = json.checking(text, max_depth=max_depth)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+
+@given(values, st.integers(1, 6), st.integers(2, 20), st.sampled_from([None, 1]))
+def test_a_text_is_checked_alike_in_pieces_of_any_length(value, max_depth, piece_bytes, indent):
+    text = plain.dumps(value, indent=indent).encode()
+    if depth(value) > max_depth:
+        with pytest.raises(InvalidJSON):
+            check_in_steps(text, piece_bytes, max_depth=max_depth)
+    else:
+        check_in_steps(text, piece_bytes, max_depth=max_depth)
+
+
+@given(st.lists(values, min_size=1, max_size=5), st.integers(2, 20))
+@example(["\\"], 2)
+def test_the_items_of_an_array_are_counted(value, piece_bytes):
+    text = plain.dumps(value).encode()
+    exact = len(value) if len(text) > piece_bytes else 0
+    assert check_in_steps(text, piece_bytes, max_depth=20) == exact
+
+
+@given(st.binary() | st.text('[]{}"\\,').map(str.encode), st.integers(2, 5))
+def test_checking_in_pieces_comes_to_an_end(text, piece_bytes):
+    try:
+        check_in_steps(text, piece_bytes, max_depth=3)
+    except InvalidJSON:
+        pass
+
+
+@pytest.mark.parametrize("before", range(6))
+def test_a_long_number_is_found_wherever_a_piece_ends(before):
+    number = b"1" * json.LONGEST_NUMBER
+    check_in_steps(b"[" + b" " * before + number + b"]", 7, max_depth=3)
+    with pytest.raises(InvalidJSON, match="digits"):
+        check_in_steps(b"[" + b" " * before + number + b"1]", 7, max_depth=3)
+
+
 @given(values, st.sampled_from([None, 0, 3]))
 @example("\r\n", 1)
 def test_compact_is_one_line_and_means_the_same(value, indent):

@@ -24,6 +24,7 @@ from triocast.errors import (
 from triocast.events import parse_channel, parse_key, parse_tags, parse_type
 from triocast.node import Node
 from triocast.publisher import Idempotency
+from triocast.turns import finish
 from triocast.web.answers import Answer, json_answer
 from triocast.web.body import RequestBody
 from triocast.web.call import Call, Fields
@@ -93,7 +94,7 @@ async def write() -> Response:
     body = request.body
     assert isinstance(body, RequestBody)
     text = await read_text(call, body, node.settings.handshake_seconds)
-    json.check(text, max_depth=node.settings.max_json_depth)
+    await finish(json.checking(text, max_depth=node.settings.max_json_depth))
     data = json.compact(json.decode(json.RAW, text))
     expected = read_precondition(call.headers, node.engine.head.epoch)
     return await _publish(node, call, grant, channel, key, CHANGED, data, Write(data, expected))

@@ -37,7 +37,7 @@ from triocast.events import (
 )
 from triocast.node import Node
 from triocast.publisher import Idempotency
-from triocast.turns import Turns
+from triocast.turns import Turns, finish
 from triocast.web.answers import Answer, json_answer
 from triocast.web.body import RequestBody
 from triocast.web.call import Call
@@ -126,14 +126,14 @@ async def _publish(
     if not call.has_json:
         raise WrongContentType("send application/json or application/x-ndjson")
     text = await read_text(call, body, node.settings.handshake_seconds)
-    json.check(text, max_depth=node.settings.max_json_depth)
+    items = await finish(json.checking(text, max_depth=node.settings.max_json_depth))
     if text.lstrip()[:1] != b"[":
         event = _event(node, grant, json.decode(one, text), idempotency_of(call))
         (answer,) = await _publish_counted(node, [event])
         await node.hub.take_turn()  # The reply can wait; those who listen should not.
         return json_answer(answer)
-    messages = json.decode(many, text)
-    if len(messages) > MOST_EVENTS:
+    # Of a large array, before its events are made objects.
+    if items > MOST_EVENTS or len(messages := json.decode(many, text)) > MOST_EVENTS:
         raise TooLarge(f"an array has at most {MOST_EVENTS} events; send NDJSON for more")
     events = []
     key = idempotency_of(call)
@@ -153,22 +153,23 @@ async def _publish(
 
 async def _publish_counted(node: Node, events: list[Event]) -> list[dict[str, object]]:
     """Publish events; return where each stands, and how many subscribers its channel had."""
-    counts, counted = [], []
     turns = Turns()
+    counts: dict[str, int] = {}
+    counted = []
     for event in events:
-        await turns.give_if_over()
-        count = node.hub.count(event.channel)
+        if event.channel not in counts:
+            counts[event.channel] = await node.hub.count(event.channel)
         if event.once is not None:
-            event = attrs.evolve(event, once=attrs.evolve(event.once, subscribers=count))
-        counts.append(count)
+            once = attrs.evolve(event.once, subscribers=counts[event.channel])
+            event = attrs.evolve(event, once=once)  # noqa: PLW2901
         counted.append(event)
-    answers = []
-    published = await node.publisher.publish(counted)
-    for accepted, count in zip(published, counts, strict=True):
         await turns.give_if_over()
+    answers = []
+    for event, accepted in zip(events, await node.publisher.publish(counted), strict=True):
         once = accepted.event.once  # With what it was recorded with, if it came before.
-        subscribers = count if once is None else once.subscribers
+        subscribers = counts[event.channel] if once is None else once.subscribers
         answers.append({**place(accepted), "subscribers": subscribers})
+        await turns.give_if_over()
     return answers
 
 

@@ -15,6 +15,7 @@ from triocast.node import Node
 from triocast.signaling.messages import is_room
 from triocast.signaling.subjects import address_subject, user_subject
 from triocast.transports.signaling import SUBPROTOCOL, SignalingConnection
+from triocast.turns import finish
 from triocast.web.answers import json_answer
 from triocast.web.asgi import StreamResponse
 from triocast.web.body import RequestBody
@@ -155,7 +156,7 @@ async def moderate() -> Response:
     body = request.body
     assert isinstance(body, RequestBody)
     text = await read_text(call, body, node.settings.handshake_seconds)
-    json.check(text, max_depth=node.settings.max_json_depth)
+    await finish(json.checking(text, max_depth=node.settings.max_json_depth))
     order = json.decode(_orders, text)
     room, known, now = _check_room(order.room), signaling.rooms, trio.current_time()
     match order:

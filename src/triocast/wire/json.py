@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Generator, Iterator
+from itertools import accumulate, compress
 from typing import Any, Final, TypeVar, get_args
 
 import msgspec
@@ -15,11 +17,20 @@ T = TypeVar("T")
 LONGEST_NUMBER: Final = 1_000
 """Digits. Python's own `json` refuses longer ones, and so would end plain Python subscribers."""
 
+PIECE_BYTES: Final = 16_384
+"""How much of a long text is looked at in one step of `checking`."""
+
 # Possessive, and content with a missing end: what a client sends must not make it go back.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_WHOLE_STRINGS = re.compile(rb'(?:[^"]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
+_REST_OF_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _LONG_NUMBER = re.compile(rb"(?<![0-9])[0-9]{%d}" % (LONGEST_NUMBER + 1))
 _UNKNOWN_FIELD = re.compile(r"unknown field `(.*?)`", re.DOTALL)
-_BRACKET = re.compile(rb"[\[{\]}]")
+
+_OTHERS = bytes(set(range(256)) - set(b"[]{},"))
+_DEPTHS = bytes(1 if byte in b"[{" else 255 if byte in b"]}" else 0 for byte in range(256))
+"""What a bracket adds to the depth, as a signed byte."""
+_COMMAS = bytes(byte == ord(",") for byte in range(256))
 
 
 RAW: Final = msgspec.json.Decoder(msgspec.Raw)
@@ -31,21 +42,77 @@ def check(text: bytes, *, max_depth: int) -> None:
     that common parsers refuse.
 
     Decoding comes later; this is what msgspec does not look at in values it passes through.
+    For texts of some kB; longer ones are checked in steps.
     """
+    _check_encoding(text)
+    # Counting is cheap and decides nearly always.
+    if text.count(b"[") + text.count(b"{") > max_depth or _LONG_NUMBER.search(text):
+        for _ in _check_pieces(text, max_depth):
+            pass
+
+
+def checking(text: bytes, *, max_depth: int) -> Generator[None, None, int]:
+    """Do what `check` does in steps of `PIECE_BYTES`; return how many items an array has at least.
+
+    Of a text that is longer than a step, and a JSON array with something in it, that is exact.
+    """
+    if len(text) <= PIECE_BYTES:
+        check(text, max_depth=max_depth)
+        return 0
+    _check_encoding(text)
+    return (yield from _check_pieces(text, max_depth))
+
+
+def _check_pieces(text: bytes, max_depth: int) -> Generator[None, None, int]:
+    depth, items, before = 0, 1, b""
+    for piece in _without_strings(text):
+        bare = before[-LONGEST_NUMBER:] + piece
+        if _LONG_NUMBER.search(bare):
+            raise InvalidJSON(f"a number has at most {LONGEST_NUMBER} digits")
+        before = bare
+        marks = piece.translate(None, _OTHERS)
+        if marks:
+            # Nothing but C goes over them: there can be as many as there are bytes.
+            changes = memoryview(marks.translate(_DEPTHS)).cast("b")
+            depths = list(accumulate(changes, initial=depth))[1:]
+            depth = depths[-1]
+            if max(depths) > max_depth:
+                raise InvalidJSON(f"JSON may nest {max_depth} deep at the most")
+            items += list(compress(depths, marks.translate(_COMMAS))).count(1)
+        yield
+    return items
+
+
+def _check_encoding(text: bytes) -> None:
     try:
         text.decode()
     except UnicodeDecodeError as error:
         raise InvalidJSON(f"the text is not UTF-8 (byte {error.start})") from None
-    if _LONG_NUMBER.search(text) and _LONG_NUMBER.search(_STRING.sub(b"", text)):
-        raise InvalidJSON(f"a number has at most {LONGEST_NUMBER} digits")
-    # Counting is cheap and decides nearly always; only a text that could be too deep is walked.
-    if text.count(b"[") + text.count(b"{") <= max_depth:
-        return
-    depth = 0
-    for match in _BRACKET.finditer(_STRING.sub(b"", text)):
-        depth += 1 if match[0] in b"[{" else -1
-        if depth > max_depth:
-            raise InvalidJSON(f"JSON may nest {max_depth} deep at the most")
+
+
+def _without_strings(text: bytes) -> Iterator[bytes]:
+    """Yield what is outside of strings, of so many bytes of the text at a time."""
+    at, is_inside = 0, False
+    while at < len(text):
+        most = at + PIECE_BYTES
+        if is_inside:
+            at = _end(_REST_OF_STRING, text, at, most)
+            is_inside = text[at : at + 1] != b'"'
+            if is_inside and at < most - 1:  # It ends with the text.
+                return
+            at += not is_inside
+            yield b""
+            continue
+        end = _end(_WHOLE_STRINGS, text, at, most)
+        yield _STRING.sub(b"", text[at:end])
+        at = end
+        if at < min(most, len(text)):  # A string begins that does not end here.
+            at, is_inside = at + 1, True
+
+
+def _end(pattern: re.Pattern[bytes], text: bytes, start: int, most: int) -> int:
+    found = pattern.match(text, start, most)
+    return start if found is None else found.end()
 
 
 def decode(decoder: msgspec.json.Decoder[T], text: bytes | str) -> T:
