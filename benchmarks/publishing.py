@@ -69,7 +69,7 @@ def _stream_websocket(server: Running, events: int, *, acknowledged: bool) -> fl
 
     Return the seconds from the first request to the last answer. Raises Wrong.
     """
-    publish = f'{{"type":"publish","channel":"bench","data":{_DATA}'
+    publish = f'{{"type":"publish","event":{{"channel":"bench","data":{_DATA}}}'
     ids = (f',"id":{number}}}' if acknowledged else "}" for number in range(events))
     requests = b"".join(frame((publish + end).encode()) for end in ids)
     requests += frame(b'{"type":"ping","id":"last"}')

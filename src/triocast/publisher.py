@@ -24,6 +24,7 @@ from triocast.errors import (
     Unavailable,
 )
 from triocast.events import RESERVED_TYPES, Accepted, Event, Once
+from triocast.wire.new_event import NewEvent
 
 ENVELOPE_OVERHEAD: Final = 1_024
 """Bytes an event's frame may have beyond its data: names, tags, position, framing."""
@@ -70,6 +71,38 @@ class Publisher:
         self.most_together = engine.most_together
         """How many events of a stream are best published together."""
         self.closed = False
+
+    def new_event(
+        self,
+        grant: Grant,
+        said: NewEvent,
+        *,
+        otherwise: str,
+        exclude: str | None = None,
+        once: Idempotency | None = None,
+    ) -> Event:
+        """Return the event that a client asks to publish; to ``otherwise`` if it names no channel.
+
+        ``once`` comes from the header of its request. Raises as `event` does, and InvalidEvent for
+        two idempotency keys.
+        """
+        if said.idempotency_key is not None:
+            if once is not None:
+                raise InvalidEvent("give idempotency_key or the header Idempotency-Key, not both")
+            once = Idempotency(said.idempotency_key)
+        if once is not None and said.channel is None:
+            once = attrs.evolve(once, names_channel=False)
+        return self.event(
+            grant,
+            channel=otherwise if said.channel is None else said.channel,
+            type=said.type,
+            data=said.data,
+            key=said.key,
+            tags=said.tags,
+            exclude=exclude,
+            once=once,
+            urgent=said.urgent,
+        )
 
     def event(
         self,

@@ -88,7 +88,7 @@ class Publisher:
             while not self._end.is_set():
                 batch = [next(numbers) for _ in range(40)]
                 for n in batch:
-                    socket.send({"type": "publish", "id": n, "channel": "a", "data": n})
+                    socket.send({"type": "publish", "id": n, "event": {"channel": "a", "data": n}})
                 for _ in batch:
                     answer = socket.answer()
                     assert answer["type"] == "reply", answer

@@ -97,7 +97,9 @@ def test_web_socket(page: Page, start: Callable[..., Server]) -> None:
     page.evaluate("socket.send(JSON.stringify({type: 'subscribe', channel: 'news', id: 1}))")
     page.wait_for_function("seen.length === 2")
     publish(server, channel="news", data="from here")
-    page.evaluate("socket.send(JSON.stringify({type: 'publish', channel: 'news', data: 'there'}))")
+    page.evaluate(
+        "socket.send(JSON.stringify({type: 'publish', event: {channel: 'news', data: 'there'}}))"
+    )
     page.wait_for_function("seen.length === 4")
     greeting, reply, *events = page.evaluate("seen")
     assert (greeting["type"], reply["type"]) == ("connected", "reply")

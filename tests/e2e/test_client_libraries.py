@@ -65,7 +65,7 @@ async def test_trio_websocket(server: Server, channel: str) -> None:
             await socket.send_message(json.dumps(subscribe))
             assert json.loads(await socket.get_message())["type"] == "reply"
             for number in range(COUNT):
-                event = {"type": "publish", "channel": channel, "data": number}
+                event = {"type": "publish", "event": {"channel": channel, "data": number}}
                 await socket.send_message(json.dumps(event))
             for number in range(COUNT):
                 assert json.loads(await socket.get_message())["data"] == number

@@ -57,7 +57,9 @@ def test_a_client_gets_what_was_published_compressed_or_not(
         publish(compressing, channel=channel, data="last")
         assert json.loads(socket.recv(PATIENCE))["data"] == "last"
         # and what the client compresses is understood
-        socket.send(json.dumps({"type": "publish", "channel": channel, "data": LIST, "id": 2}))
+        socket.send(
+            json.dumps({"type": "publish", "event": {"channel": channel, "data": LIST}, "id": 2})
+        )
         got = [json.loads(socket.recv(PATIENCE)) for _ in range(2)]
         assert [each["data"] for each in got if each["type"] == "message"] == [LIST]
 

@@ -50,9 +50,11 @@ def test_what_is_pending_is_answered_so_everywhere(serve: Callable[..., Server])
     told = lines(server, event)
     assert (told["pending"], told["first"], told["last"]) == (1, None, None)
     with Socket(server) as socket:
-        answer = socket.ask(type="publish", channel="a", key="k", data=3)
+        answer = socket.ask(type="publish", event={"channel": "a", "key": "k", "data": 3})
         assert answer == {"channel": "a", "pending": True}
-        answer = socket.ask(type="publish", channel="a", key="k", data=4, urgent=True)
+        answer = socket.ask(
+            type="publish", event={"channel": "a", "key": "k", "data": 4, "urgent": True}
+        )
         assert answer["id"]
     answer = call(
         server, "PUT", "/realtime/documents?channel=a&key=d", b"1", "application/json"

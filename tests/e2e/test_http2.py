@@ -214,7 +214,7 @@ def test_websockets_over_http2(server: Server, client: Http2, channel: str) -> N
         socket.until("reply", id="s")
     assert len(names) == 5
     until(lambda: stats(server)["channels"].get(channel) == 6, "subscriptions")
-    sockets[0].ask(type="publish", channel=channel, data="mine", id="p")
+    sockets[0].ask(type="publish", event={"channel": channel, "data": "mine"}, id="p")
     big = "x" * 60_000
     assert publish(server, channel=channel, type="big", data=big)["subscribers"] == 6
     for socket in sockets:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from e2e.clients import Socket, Stream
-from e2e.rest import Answer, call
+from e2e.rest import Answer, call, publish
 from e2e.servers import Server
 from e2e.tokens import KEY, bearer
 
@@ -80,7 +80,10 @@ def test_a_websocket_is_told_for_each(server: Server, channel: str) -> None:
     with Socket(server) as socket:
         for id, (key, data) in enumerate([("a", 1), ("a", 1), ("a", 2), ("b", 3)]):
             key = f"{channel}-{key}"
-            event = {"type": "publish", "channel": channel, "data": data, "idempotency_key": key}
+            event = {
+                "type": "publish",
+                "event": {"channel": channel, "data": data, "idempotency_key": key},
+            }
             socket.send({**event, "id": id})
         answers = [socket.answer() for _ in range(4)]
     assert [answer["id"] for answer in answers] == [0, 1, 2, 3]
@@ -88,6 +91,27 @@ def test_a_websocket_is_told_for_each(server: Server, channel: str) -> None:
     assert answers[0]["data"] == answers[1]["data"]
     assert answers[2]["code"] == "idempotency_conflict"
     assert kept(server, channel) == [1, 3]
+
+
+@pytest.mark.parametrize("place", [{"channel": True}, {}, {"user_id": "ann"}])
+def test_the_same_words_are_the_same_event_over_rest_and_websocket(
+    server: Server, channel: str, place: dict[str, object]
+) -> None:
+    named = {name: channel if value is True else value for name, value in place.items()}
+    path = "/realtime/send" if "user_id" in named else "/realtime/broadcast"
+    body = {"data": {"x": 1}, "type": "E", "tags": ["t"], "key": "k", **named}
+    with Socket(server) as socket:
+        for first in ("rest", "websocket"):
+            once = {"idempotency_key": f"{channel}-{first}"}
+            answers = {}
+            for way in (first, "rest", "websocket"):
+                if way == "rest":
+                    answers[way] = publish(server, path, **body, **once)["id"]
+                else:
+                    answers[way] = socket.ask(type="publish", event=body | once)["id"]
+            assert len(set(answers.values())) == 1
+            socket.send({"type": "publish", "id": 1, "event": body | once | {"urgent": True}})
+            assert socket.answer()["code"] == "idempotency_conflict"
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256])

@@ -99,10 +99,10 @@ def test_a_websocket_comes_through(server: Server, channel: str, tmp_path: Path)
         socket.ask(type="subscribe", channel=channel)
         assert stats(server, headers=BEARER)["websocket_count"] == 1
         for number in range(20):
-            socket.ask(type="publish", channel=channel, data=number)
+            socket.ask(type="publish", event={"channel": channel, "data": number})
             assert socket.event()["data"] == number
         big = "x" * 60_000
-        socket.ask(type="publish", channel=channel, data=big)
+        socket.ask(type="publish", event={"channel": channel, "data": big})
         assert socket.event()["data"] == big
     until(lambda: stats(server, headers=BEARER)["websocket_count"] == 0, "end behind the proxy")
 

@@ -85,7 +85,9 @@ def test_what_was_acknowledged_is_there_after_a_kill_and_clients_miss_none(
                     batch = [next(numbers) for _ in range(40)]
                     for n in batch:
                         sent.add(n)
-                        socket.send({"type": "publish", "id": n, "channel": "a", "data": n})
+                        socket.send(
+                            {"type": "publish", "id": n, "event": {"channel": "a", "data": n}}
+                        )
                     for _ in batch:
                         answer = socket.answer()
                         assert answer["type"] == "reply", answer

@@ -188,7 +188,9 @@ def test_a_header_that_looks_like_a_request_for_a_stream_is_none(
 
 def test_frames_in_the_segment_of_the_upgrade(server: Server, channel: str, wire: Wire) -> None:
     subscribe = json.dumps({"type": "subscribe", "channel": channel, "id": "s"}).encode()
-    say = json.dumps({"type": "publish", "channel": channel, "data": "mine", "id": "p"}).encode()
+    say = json.dumps(
+        {"type": "publish", "event": {"channel": channel, "data": "mine"}, "id": "p"}
+    ).encode()
     wire.send(
         "GET /realtime/ws HTTP/1.1",
         f"Host: {server.authority}",

@@ -45,7 +45,7 @@ def test_a_websocket_over_tls(server: Server, channel: str) -> None:
         socket.ask(type="subscribe", channel=channel)
         assert stats(server)["taken_over"] == 1
         for number in range(20):
-            socket.ask(type="publish", channel=channel, data=number)
+            socket.ask(type="publish", event={"channel": channel, "data": number})
             assert socket.event()["data"] == number
         socket.ws.close()
         assert socket.ws.close_code == 1000

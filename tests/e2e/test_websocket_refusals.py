@@ -35,25 +35,46 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("a type that is empty", {"type": "", "data": 1}, "invalid_event"),
     ("a type of two lines", {"type": "a\nb", "data": 1}, "invalid_event"),
     ("a long type", {"type": "a" * 129, "data": 1}, "invalid_event"),
-    ("an event of two lines", {"type": "publish", "event": "a\rb", "data": 1}, "invalid_event"),
-    ("no data", {"type": "publish", "channel": "a"}, "invalid_event"),
+    (
+        "an event of two lines",
+        {"type": "publish", "event": {"type": "a\rb", "data": 1}},
+        "invalid_event",
+    ),
+    ("no data", {"type": "publish", "event": {"channel": "a"}}, "invalid_event"),
     ("no message", {"type": "channel_message", "channel": "a"}, "invalid_event"),
-    ("an unknown field", {"type": "publish", "data": 1, "oops": 1}, "invalid_event"),
-    ("echo of a wrong type", {"type": "publish", "data": 1, "echo": 1}, "invalid_event"),
-    ("tags of a wrong type", {"type": "publish", "data": 1, "tags": "a"}, "invalid_event"),
-    ("too many tags", {"type": "publish", "data": 1, "tags": ["a"] * 17}, "invalid_event"),
+    ("an unknown field", {"type": "publish", "event": {"data": 1}, "oops": 1}, "invalid_event"),
+    ("echo of a wrong type", {"type": "publish", "event": {"data": 1}, "echo": 1}, "invalid_event"),
+    (
+        "tags of a wrong type",
+        {"type": "publish", "event": {"data": 1, "tags": "a"}},
+        "invalid_event",
+    ),
+    (
+        "too many tags",
+        {"type": "publish", "event": {"data": 1, "tags": ["a"] * 17}},
+        "invalid_event",
+    ),
     ("nothing to subscribe to", {"type": "subscribe"}, "invalid_event"),
     ("no channels", {"type": "subscribe", "channels": []}, "invalid_event"),
     ("channels of a wrong type", {"type": "subscribe", "channels": "a"}, "invalid_event"),
     ("one bad channel", {"type": "subscribe", "channels": ["a", "b c"]}, "invalid_channel"),
     ("everybody", {"type": "subscribe", "channel": "$all"}, "invalid_channel"),
     ("another's channel", {"type": "subscribe", "channel": "$conn:x"}, "invalid_channel"),
-    ("publish to a pattern", {"type": "publish", "channel": "a*", "data": 1}, "invalid_channel"),
-    ("publish to everybody", {"type": "x", "channel": "$all", "data": 1}, "invalid_channel"),
+    (
+        "publish to a pattern",
+        {"type": "publish", "event": {"channel": "a*", "data": 1}},
+        "invalid_channel",
+    ),
+    (
+        "publish to everybody",
+        {"type": "publish", "event": {"channel": "$all", "data": 1}},
+        "invalid_channel",
+    ),
+    ("a type that is unknown", {"type": "x", "data": 1}, "unknown_command"),
     ("an unknown command", {"type": "command", "command": "reboot"}, "unknown_command"),
     ("no command", {"type": "command"}, "invalid_event"),
     ("join nothing", {"type": "command", "command": "join_channel"}, "invalid_event"),
-    ("large data", {"type": "publish", "data": "x" * 65_535}, "too_large"),
+    ("large data", {"type": "publish", "event": {"data": "x" * 65_535}}, "too_large"),
     ("binary", b"\x00\x01", "wrong_content_type"),
     ("empty binary", b"", "wrong_content_type"),
 ]
@@ -75,7 +96,7 @@ def test_what_is_wrong_is_answered_and_changes_nothing(
         assert answer["temporary"] is False
         after = stats(server)
         assert (after["seq"], after["channels"]) == (before["seq"], before["channels"])
-        socket.ask(type="publish", data="still here")
+        socket.ask(type="publish", event={"data": "still here"})
         assert socket.event()["data"] == "still here"
         assert everything.event()["data"] == "still here"
 
@@ -83,9 +104,9 @@ def test_what_is_wrong_is_answered_and_changes_nothing(
 def test_an_error_carries_its_requests_id(server: Server) -> None:
     with Socket(server) as socket:
         assert socket.refused(type="subscribe", channel="a b")["code"] == "invalid_channel"
-        assert socket.refused(type="publish", channel="a")["code"] == "invalid_event"
+        assert socket.refused(type="publish", event={"channel": "a"})["code"] == "invalid_event"
         assert socket.refused(type="command", command="reboot")["code"] == "unknown_command"
-        assert socket.refused(type="publish", data="x" * 65_535)["code"] == "too_large"
+        assert socket.refused(type="publish", event={"data": "x" * 65_535})["code"] == "too_large"
 
 
 def test_a_connection_has_at_most_a_thousand_channels(server: Server, channel: str) -> None:

@@ -278,7 +278,11 @@ class World:
                 number = next(self._numbers)
                 self._era.ledger.said.add(number)
                 data = {"n": number}
-                message = {"type": "publish", "channel": channel, "data": data, "echo": echo}
+                message = {
+                    "type": "publish",
+                    "event": {"channel": channel, "data": data},
+                    "echo": echo,
+                }
                 client.say(message)
             case Ask(_, channel):
                 client.ask(channel)

@@ -171,7 +171,7 @@ async def test_only_events_are_compressed(open_websocket, deflate):
     (reply,) = await client.ask({"type": "subscribe", "channels": ["big:a", *many]})
     assert len(reply["data"]["channels"]) == 51
     assert seen == [(Opcode.TEXT, False)]
-    await client.ask({"type": "publish", "channel": "big:a", "data": ["x"] * 200})
+    await client.ask({"type": "publish", "event": {"channel": "big:a", "data": ["x"] * 200}})
     assert seen[1:] == [(Opcode.TEXT, True)]
 
 
@@ -180,7 +180,7 @@ async def test_a_client_may_compress_what_it_sends(parts, open_websocket, deflat
     await client.ask({"type": "subscribe", "channel": "plain:a"})
     before = len(LONG)
     client.protocol.send_text(
-        b'{"type":"publish","channel":"plain:a","data":%s}' % LONG,
+        b'{"type":"publish","event":{"channel":"plain:a","data":%s}}' % LONG,
     )
     sent = b"".join(client.protocol.data_to_send())
     assert len(sent) < before / 4

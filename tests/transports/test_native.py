@@ -60,11 +60,13 @@ async def test_publish_is_answered_and_heard(open_websocket):
         {
             "type": "publish",
             "id": 1,
-            "channel": "a",
-            "event": "E",
-            "data": {"n": [1, 2]},
-            "key": "k",
-            "tags": ["t"],
+            "event": {
+                "channel": "a",
+                "type": "E",
+                "data": {"n": [1, 2]},
+                "key": "k",
+                "tags": ["t"],
+            },
         }
     )
     assert {"type": "reply", "id": 1, "data": {"channel": "a", "id": "0.e.1"}} in heard
@@ -86,7 +88,7 @@ async def test_without_echo_the_publisher_alone_does_not_hear_it(open_websocket)
     client, other = await open_websocket(), await open_websocket(id="w2")
     for each in (client, other):
         await each.ask({"type": "subscribe", "channel": "a"})
-    message = {"type": "publish", "channel": "a", "data": 5, "echo": False}
+    message = {"type": "publish", "event": {"channel": "a", "data": 5}, "echo": False}
     assert await client.ask(message) == []  # no id, no reply
     assert [event["data"] for event in other.take()] == [5]
 
@@ -125,13 +127,63 @@ async def test_a_joined_pattern_is_no_channel_to_publish_to(parts, open_websocke
     assert "news:*" not in channels
 
 
-async def test_channel_message_and_other_objects(open_websocket):
+async def test_channel_message(open_websocket):
     client = await open_websocket()
     await client.ask({"type": "subscribe", "channel": "a"})
     (event,) = await client.ask({"type": "channel_message", "channel": "a", "message": {"b": 1}})
     assert (event["type"], event["data"], event["channel"]) == ("channel_message", {"b": 1}, "a")
-    (event,) = await client.ask({"type": "MOVED", "x": 1, "channel": "a"})
-    assert (event["type"], event["data"]) == ("MOVED", {"type": "MOVED", "x": 1, "channel": "a"})
+
+
+@pytest.mark.parametrize(
+    ("message", "hint"),
+    [
+        ({"type": "MOVED", "id": 1, "x": 1, "channel": "a"}, '"event":{"type":"MOVED",'),
+        ({"type": "Subscribe", "id": 1, "channel": "a"}, "'subscribe'"),
+        ({"type": "publsh", "id": 1, "event": {"data": 1}}, "'publish'"),
+        ({"id": 1, "data": 1}, '"type":"publish"'),
+        ({"type": "publish", "id": 1, "channel": "a", "event": "e", "data": 1}, '"event":{'),
+        ({"type": "publish", "id": 1, "event": {"chanel": "a", "data": 1}}, "'channel'"),
+        ({"type": "publish", "id": 1, "event": {"data": 1}, "eco": False}, "'echo'"),
+        ({"type": "command", "id": 1, "command": "joinchannel"}, "'join_channel'"),
+    ],
+)
+async def test_what_is_no_request_is_told_what_was_meant(parts, open_websocket, message, hint):
+    client = await open_websocket()
+    (error,) = await client.ask(message)
+    assert (error["type"], error["id"]) == ("error", 1)
+    assert "did you mean" in error["message"]
+    assert hint in error["message"]
+    assert parts.engine.head.seq == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '\ufeff{"type":"ping"}',
+        '\xa0{"type":"ping"}',
+        '\x0c {"type":"ping"}',
+        ' \u200b\x00{"type":"ping"}',
+        '\u2028{"type":',
+        '[{"type":"ping"}]',
+        '\ufeff [\xa0[{"type":"ping"}]]',
+        '[1, {"type":"ping"}]',
+    ],
+)
+async def test_what_looks_like_a_request_is_not_published(parts, open_websocket, text):
+    client = await open_websocket()
+    (error,) = await client.ask(text.encode())
+    assert error["type"] == "error"
+    assert "did you mean" in error["message"]
+    assert parts.engine.head.seq == 0
+    (reply,) = await client.ask({"type": "ping", "id": 2})  # The line goes on.
+    assert reply["id"] == 2
+
+
+@pytest.mark.parametrize("text", ["hello", "", " x", "[1, 2]", "[x {", '"{}"', "\ufeffhi", "[]"])
+async def test_other_text_publishes_itself(open_websocket, text):
+    client = await open_websocket()
+    (event,) = await client.ask(text.encode())
+    assert (event["type"], event["data"]) == ("text", text)
 
 
 async def test_pings_of_the_protocol_and_of_websockets(open_websocket):
@@ -156,8 +208,12 @@ async def test_pings_of_the_protocol_and_of_websockets(open_websocket):
         ({"type": "subscribe", "id": "q", "channel": "$all"}, "q", "invalid_channel"),
         ({"type": "subscribe", "id": "q", "channel": "no spaces"}, "q", "invalid_channel"),
         ({"type": "subscribe", "id": "q", "channel": "a", "what": 1}, "q", "invalid_event"),
-        ({"type": "publish", "id": 2, "channel": "$conn:w1", "data": 1}, 2, "invalid_channel"),
-        ({"type": "publish", "id": 2, "data": "x" * 9_999}, 2, "too_large"),
+        (
+            {"type": "publish", "id": 2, "event": {"channel": "$conn:w1", "data": 1}},
+            2,
+            "invalid_channel",
+        ),
+        ({"type": "publish", "id": 2, "event": {"data": "x" * 9_999}}, 2, "too_large"),
         ({"type": "publish", "id": 2}, 2, "invalid_event"),
         ({"type": "command", "id": 5, "command": "dance"}, 5, "unknown_command"),
         ({"type": "ping", "id": [1]}, None, "invalid_event"),
@@ -194,8 +250,8 @@ async def test_grants_are_respected(parts, open_websocket):
     for message in (
         {"type": "subscribe", "id": 1, "channels": ["news:a", "chat:a"]},
         {"type": "subscribe", "id": 1, "channel": "*"},
-        {"type": "publish", "id": 1, "channel": "chat:b", "data": 1},
-        {"type": "publish", "id": 1, "data": 1},  # to everybody
+        {"type": "publish", "id": 1, "event": {"channel": "chat:b", "data": 1}},
+        {"type": "publish", "id": 1, "event": {"data": 1}},  # to everybody
     ):
         (error,) = await client.ask(message)
         assert (error["id"], error["code"]) == (1, "forbidden")
@@ -204,7 +260,7 @@ async def test_grants_are_respected(parts, open_websocket):
     assert [m["type"] for m in await client.ask({"type": "subscribe", "channel": "news:*"})] == [
         "reply"
     ]
-    assert await client.ask({"type": "publish", "channel": "chat:a", "data": 1}) == []
+    assert await client.ask({"type": "publish", "event": {"channel": "chat:a", "data": 1}}) == []
     assert parts.engine.head.seq == 1
 
 
@@ -229,7 +285,7 @@ async def test_channel_limit(parts, open_websocket):
 async def test_overload_is_told_as_temporary(parts, open_websocket, autojump_clock):
     client = await open_websocket()
     parts.publisher.closed = True
-    (error,) = await client.ask({"type": "publish", "id": 1, "data": 1})
+    (error,) = await client.ask({"type": "publish", "id": 1, "event": {"data": 1}})
     assert (error["id"], error["code"], error["temporary"]) == (1, "shutting_down", True)
 
 
@@ -327,22 +383,24 @@ async def test_an_event_that_is_held_back_is_acknowledged_as_pending(
     parts, open_websocket, autojump_clock
 ):
     client = await open_websocket()
-    publish = {"type": "publish", "id": 1, "channel": "fast:a", "key": "k", "data": 1}
+    publish = {"type": "publish", "id": 1, "event": {"channel": "fast:a", "key": "k", "data": 1}}
     (first,) = await client.ask(publish)
     assert first["data"] == {"channel": "fast:a", "id": "0.e.1"}
     (second,) = await client.ask(publish)
     assert second["data"] == {"channel": "fast:a", "pending": True}
     assert await client.ask({**publish, "id": None}) == []
-    (urgent,) = await client.ask(publish | {"urgent": True})
+    publish["event"]["urgent"] = True
+    (urgent,) = await client.ask(publish)
     assert urgent["data"] == {"channel": "fast:a", "id": "0.e.2"}
 
 
 async def test_a_repeated_publish_gets_the_first_reply(parts, open_websocket):
     client = await open_websocket()
-    publish = {"type": "publish", "channel": "a", "data": 1, "idempotency_key": "once"}
+    publish = {"type": "publish", "event": {"channel": "a", "data": 1, "idempotency_key": "once"}}
     (first,) = await client.ask(publish | {"id": 1})
     (again,) = await client.ask(publish | {"id": 2})
     assert (again["id"], again["data"]) == (2, first["data"])
-    (conflict,) = await client.ask(publish | {"id": 3, "data": 2})
+    publish["event"]["data"] = 2
+    (conflict,) = await client.ask(publish | {"id": 3})
     assert (conflict["id"], conflict["code"]) == (3, "idempotency_conflict")
     assert parts.engine.head.seq == 1

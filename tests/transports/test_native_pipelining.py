@@ -11,12 +11,12 @@ from triocast.errors import EndReason
 from triocast.transports.native import BYTES_PER_TURN, MESSAGES_PER_TURN
 
 REQUESTS = [
-    {"type": "publish", "channel": "a", "data": 1},
-    {"type": "publish", "channel": "b", "data": 2, "echo": False},
-    {"type": "publish", "channel": "not a channel", "data": 3},
-    {"type": "publish", "channel": "a", "data": "x" * 9_000},
-    {"type": "publish", "channel": "a", "data": "x" * 11_000},
-    {"type": "publish", "data": 4},
+    {"type": "publish", "event": {"channel": "a", "data": 1}},
+    {"type": "publish", "event": {"channel": "b", "data": 2}, "echo": False},
+    {"type": "publish", "event": {"channel": "not a channel", "data": 3}},
+    {"type": "publish", "event": {"channel": "a", "data": "x" * 9_000}},
+    {"type": "publish", "event": {"channel": "a", "data": "x" * 11_000}},
+    {"type": "publish", "event": {"data": 4}},
     {"type": "command", "command": "join_channel", "data": {"channel": "a"}},
     {"type": "command", "command": "leave_channel", "data": {"channel": "a"}},
     {"type": "subscribe", "channel": "b"},
@@ -84,7 +84,7 @@ async def test_together_is_as_one_by_one(parts, open_websocket, seed, leaving):
 async def test_a_long_pipeline_is_acknowledged_in_order(parts, open_websocket):
     client = await open_websocket()
     count = 3 * MESSAGES_PER_TURN + 5
-    publish = {"type": "publish", "channel": "a", "data": "x" * (BYTES_PER_TURN // 20)}
+    publish = {"type": "publish", "event": {"channel": "a", "data": "x" * (BYTES_PER_TURN // 20)}}
     await send_together(client, [publish | {"id": number} for number in range(count)])
     replies = client.take()[1:]
     assert [(reply["id"], reply["data"]["id"]) for reply in replies] == [
@@ -94,7 +94,7 @@ async def test_a_long_pipeline_is_acknowledged_in_order(parts, open_websocket):
 
 async def test_publishes_without_an_id_are_not_answered(parts, open_websocket):
     client = await open_websocket()
-    await send_together(client, [{"type": "publish", "channel": "a", "data": 1}] * 5)
+    await send_together(client, [{"type": "publish", "event": {"channel": "a", "data": 1}}] * 5)
     assert client.take()[1:] == []
     assert parts.engine.head.seq == 5
 
@@ -102,7 +102,7 @@ async def test_publishes_without_an_id_are_not_answered(parts, open_websocket):
 async def test_a_refusal_of_all_is_told_to_each_in_its_place(parts, open_websocket):
     client = await open_websocket()
     parts.publisher.closed = True
-    publish = {"type": "publish", "channel": "a", "data": 1}
+    publish = {"type": "publish", "event": {"channel": "a", "data": 1}}
     await send_together(
         client, [publish | {"id": 0}, publish, {"type": "ping", "id": 1}, publish | {"id": 2}]
     )
@@ -121,7 +121,7 @@ async def test_others_hear_pipelined_events_in_order(parts, open_websocket):
     await send_together(
         client,
         [
-            {"type": "publish", "channel": "ab"[number % 2], "data": number}
+            {"type": "publish", "event": {"channel": "ab"[number % 2], "data": number}}
             for number in range(2 * MESSAGES_PER_TURN)
         ],
     )

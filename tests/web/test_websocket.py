@@ -126,9 +126,9 @@ async def test_the_limits_of_the_settings_hold_for_what_the_client_sends(server)
     await client.take()
     (reply,) = await client.ask(type="subscribe", id=1, channels=["a", "b", "c"])
     assert (reply["type"], reply["code"]) == ("error", "too_many_channels")
-    (reply,) = await client.ask(type="publish", id=2, data=[[[]]])
+    (reply,) = await client.ask(type="publish", id=2, event={"data": [[[]]]})
     assert (reply["type"], reply["code"]) == ("error", "invalid_json")
-    await client.ask(type="publish", data="x" * 200)
+    await client.ask(type="publish", event={"data": "x" * 200})
     assert client.close_code == 1009
 
 

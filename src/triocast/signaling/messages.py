@@ -105,7 +105,9 @@ class Join(Message, frozen=True, kw_only=True, tag="join"):
     @property
     def metadata_text(self) -> bytes:
         """The metadata as compact JSON; empty if there are none."""
-        return b"" if isinstance(self.metadata, UnsetType) else json.compact(self.metadata)
+        if isinstance(self.metadata, UnsetType) or bytes(self.metadata) == b"null":
+            return b""
+        return json.compact(self.metadata)
 
     def __repr__(self) -> str:
         return f"Join(room={self.room!r}, peer={self.peer!r}, resume={self.resume!r})"

@@ -15,9 +15,7 @@ from triocast.events import (
     Event,
     Pending,
     Position,
-    parse_channel,
 )
-from triocast.publisher import Idempotency
 from triocast.subscriptions import EVERYTHING, Encoder, Filter, make_filter
 from triocast.transports.deflate import DeflatedTextFrameEncoder
 from triocast.transports.websocket import (
@@ -261,24 +259,11 @@ class NativeConnection(WebSocketConnection):
             self._joined.pop(name, None)
 
     def _event(self, request: messages.Publish) -> Event:
-        if request.channel is not None:
-            channel = parse_channel(request.channel)
-        else:
-            channel = next(reversed(self._joined), BROADCAST)
-        once = None
-        if request.idempotency_key is not None:
-            named = request.channel is not None
-            once = Idempotency(request.idempotency_key, names_channel=named)
-        return self._publisher.event(
+        return self._publisher.new_event(
             self.grant,
-            channel=channel,
-            type=request.type,
-            data=request.data,
-            key=request.key,
-            tags=request.tags,
+            request.event,
+            otherwise=next(reversed(self._joined), BROADCAST),
             exclude=None if request.echo else self.id,
-            once=once,
-            urgent=request.urgent,
         )
 
 

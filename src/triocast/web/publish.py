@@ -11,7 +11,7 @@ line has its own ``idempotency_key``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -27,13 +27,7 @@ from triocast.events import (
     Accepted,
     Event,
     Pending,
-    connection_channel,
-    parse_channel,
     parse_idempotency_key,
-    parse_key,
-    parse_tags,
-    parse_type,
-    user_channel,
 )
 from triocast.node import Node
 from triocast.publisher import Idempotency
@@ -45,68 +39,28 @@ from triocast.web.current import grant_of
 from triocast.web.lines import publish_lines
 from triocast.web.parameters import check_query
 from triocast.web.plain import Endpoint
-from triocast.wire import cursor, json
+from triocast.wire import cursor, json, new_event
+from triocast.wire.new_event import AddressedBody, Body
 
 MOST_EVENTS: Final = 1_000
 """Events in one JSON array; more go as NDJSON."""
 
 
-class _Event(msgspec.Struct, forbid_unknown_fields=True):
-    data: msgspec.Raw
-    type: str = "message"
-    key: str | None = None
-    tags: list[str] = msgspec.field(default_factory=list)
-    urgent: bool = False
-    idempotency_key: str | None = None
+_Decoders = tuple[msgspec.json.Decoder[Any], msgspec.json.Decoder[list[Any]]]
 
-
-class Broadcast(_Event, forbid_unknown_fields=True):
-    """An event for a channel, or for everybody."""
-
-    channel: str | None = None
-
-    def target(self) -> str:
-        return BROADCAST if self.channel is None else parse_channel(self.channel)
-
-
-class Send(_Event, forbid_unknown_fields=True):
-    """An event for one user, one connection, or one channel."""
-
-    user_id: str | int | None = None
-    connection_id: str | None = None
-    channel: str | None = None
-
-    def target(self) -> str:
-        named = [
-            name
-            for name in ("user_id", "connection_id", "channel")
-            if getattr(self, name) is not None
-        ]
-        if len(named) != 1:
-            raise InvalidEvent("name exactly one of user_id, connection_id and channel")
-        if self.user_id is not None:
-            return user_channel(str(self.user_id))
-        if self.connection_id is not None:
-            return connection_channel(self.connection_id)
-        assert self.channel is not None
-        return parse_channel(self.channel)
-
-
-Message = Broadcast | Send
-Decode = Callable[[bytes], list[Message]]
-
-_decoders: Final[dict[type, tuple[msgspec.json.Decoder[Any], msgspec.json.Decoder[list[Any]]]]] = {
-    kind: (msgspec.json.Decoder(kind), msgspec.json.Decoder(list[kind]))  # type: ignore[valid-type]
-    for kind in (Broadcast, Send)
-}
+_BROADCAST: Final[_Decoders] = (msgspec.json.Decoder(Body), msgspec.json.Decoder(list[Body]))
+_SEND: Final[_Decoders] = (
+    msgspec.json.Decoder(AddressedBody),
+    msgspec.json.Decoder(list[AddressedBody]),
+)
 
 
 async def _publish(
-    kind: type[Broadcast] | type[Send], route: str, node: Node, call: Call, body: RequestBody
+    decoders: _Decoders, route: str, node: Node, call: Call, body: RequestBody
 ) -> Answer:
     check_query(call, route)
     grant = grant_of(node, call)
-    one, many = _decoders[kind]
+    one, many = decoders
     if call.content_type in ("application/x-ndjson", "application/ndjson", "application/jsonl"):
 
         def event_of_line(line: bytes) -> Event:
@@ -174,8 +128,8 @@ async def _publish_counted(node: Node, events: list[Event]) -> list[dict[str, ob
 
 
 ENDPOINTS: Final[Mapping[str, Endpoint]] = {
-    path: partial(_publish, kind, f"POST {path}")
-    for path, kind in (("/realtime/broadcast", Broadcast), ("/realtime/send", Send))
+    path: partial(_publish, decoders, f"POST {path}")
+    for path, decoders in (("/realtime/broadcast", _BROADCAST), ("/realtime/send", _SEND))
 }
 """By path: to everybody or a channel, and to a user, a connection or a channel."""
 
@@ -204,21 +158,11 @@ def idempotency_of(call: Call) -> Idempotency | None:
     return None if key is None else Idempotency(parse_idempotency_key(key))
 
 
-def _event(node: Node, grant: Grant, message: Message, once: Idempotency | None = None) -> Event:
-    if message.idempotency_key is not None:
-        if once is not None:
-            raise InvalidEvent("give idempotency_key or the header Idempotency-Key, not both")
-        once = Idempotency(parse_idempotency_key(message.idempotency_key))
-    return node.publisher.event(
-        grant,
-        channel=message.target(),
-        type=parse_type(message.type),
-        data=json.compact(message.data),
-        key=None if message.key is None else parse_key(message.key),
-        tags=parse_tags(message.tags),
-        once=once,
-        urgent=message.urgent,
-    )
+def _event(node: Node, grant: Grant, body: Body, once: Idempotency | None = None) -> Event:
+    said = new_event.read(body)
+    if said.channel is None and isinstance(body, AddressedBody):
+        raise InvalidEvent("name exactly one of user_id, connection_id and channel")
+    return node.publisher.new_event(grant, said, otherwise=BROADCAST, once=once)
 
 
 def place(accepted: Accepted) -> dict[str, object]:

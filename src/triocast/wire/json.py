@@ -11,6 +11,7 @@ import msgspec
 
 from triocast.errors import InvalidEvent, InvalidJSON
 from triocast.spelling import nearest
+from triocast.wire.nulls import without_nulls
 
 T = TypeVar("T")
 
@@ -118,10 +119,17 @@ def _end(pattern: re.Pattern[bytes], text: bytes, start: int, most: int) -> int:
 def decode(decoder: msgspec.json.Decoder[T], text: bytes | str) -> T:
     """Decode, telling what is wrong in our own errors.
 
-    Raises InvalidJSON where the text is no JSON, InvalidEvent where it is of another shape.
+    A ``null`` for a field that may be left out counts as left out. Raises InvalidJSON where the
+    text is no JSON, InvalidEvent where it is of another shape.
     """
     try:
-        return decoder.decode(text)
+        try:
+            return decoder.decode(text)
+        except msgspec.ValidationError:
+            raw = text.encode() if isinstance(text, str) else bytes(text)
+            if b"null" not in raw:
+                raise
+            return decoder.decode(without_nulls(decoder.type, raw))
     except msgspec.ValidationError as error:
         raise InvalidEvent(_with_hint(str(error), decoder.type)) from None
     except (msgspec.DecodeError, RecursionError) as error:

@@ -2,38 +2,44 @@
 
 Every text frame of a client is one of these:
 
-- a JSON object whose ``type`` is ``subscribe``, ``unsubscribe``, ``publish``, ``ping``,
-  ``command`` or ``channel_message``;
-- any other JSON object: published as it is, under its own ``type``;
-- any other text: published as ``{"type":"text","data":<the text>}``.
+- a JSON object whose ``type`` is one of `TYPES`;
+- text that is neither a JSON object nor an array of them: published as
+  ``{"type":"text","data":<the text>}``.
 
-An answer carries the ``id`` of its request. Text that begins like an object and is none is
-refused instead of published.
+An answer carries the ``id`` of its request. Whatever could have been meant as a request and is
+none is refused: an object of another type or without one, several requests in an array, text that
+begins like these, also behind a byte order mark or white space that JSON does not know.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import attrs
 import msgspec
 
-from triocast.errors import InvalidEvent, TriocastError, UnknownCommand
-from triocast.events import (
-    parse_channel,
-    parse_idempotency_key,
-    parse_key,
-    parse_pattern,
-    parse_tags,
-    parse_type,
-)
-from triocast.wire import json
+from triocast.errors import BadRequest, InvalidEvent, InvalidJSON, TriocastError, UnknownCommand
+from triocast.events import parse_channel, parse_pattern, parse_tags, parse_type
+from triocast.spelling import MAX_NAME, nearest, unknown
+from triocast.wire import json, new_event
+from triocast.wire.new_event import AddressedBody, NewEvent
 from triocast.wire.start import Start, parse_cursor, parse_state
 
 RequestId = str | int | None
 
-DEFAULT_TYPE: Final = "message"
 LONGEST_ID: Final = 64
+
+TYPES: Final = (
+    "subscribe",
+    "unsubscribe",
+    "publish",
+    "presence",
+    "ping",
+    "command",
+    "channel_message",
+)
+COMMANDS: Final = ("join_channel", "leave_channel", "ping")
 
 
 @attrs.frozen
@@ -54,19 +60,12 @@ class Unsubscribe:
     channels: tuple[str, ...]
 
 
-@attrs.frozen
-class Publish:
+class Publish(msgspec.Struct, frozen=True):
     """Publish one event; without a channel it goes to the one joined last, else to everybody."""
 
     id: RequestId
-    channel: str | None
-    type: str
-    data: bytes
-    key: str | None = None
-    tags: tuple[str, ...] = ()
+    event: NewEvent
     echo: bool = True
-    idempotency_key: str | None = None
-    urgent: bool = False
 
 
 @attrs.frozen
@@ -109,15 +108,9 @@ class _Subscribe(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Publish(msgspec.Struct, forbid_unknown_fields=True):
     type: str
-    data: msgspec.Raw
+    event: AddressedBody
     id: str | int | None = None
-    channel: str | None = None
-    event: str = DEFAULT_TYPE
-    key: str | None = None
-    tags: list[str] = msgspec.field(default_factory=list)
     echo: bool = True
-    idempotency_key: str | None = None
-    urgent: bool = False
 
 
 class _ChannelMessage(msgspec.Struct, forbid_unknown_fields=True):
@@ -128,11 +121,11 @@ class _ChannelMessage(msgspec.Struct, forbid_unknown_fields=True):
     echo: bool = True
 
 
-class _CommandData(msgspec.Struct):
+class _CommandData(msgspec.Struct, forbid_unknown_fields=True):
     channel: str | None = None
 
 
-class _Command(msgspec.Struct):
+class _Command(msgspec.Struct, forbid_unknown_fields=True):
     type: str
     command: str
     data: _CommandData = msgspec.field(default_factory=_CommandData)
@@ -146,21 +139,9 @@ class _Members(msgspec.Struct, forbid_unknown_fields=True):
     after: str = ""
 
 
-class _Ping(msgspec.Struct):
+class _Ping(msgspec.Struct, forbid_unknown_fields=True):
     type: str
     id: str | int | None = None
-
-
-class _Anything(msgspec.Struct):
-    """The fields that are ours in an object that publishes itself."""
-
-    type: str = DEFAULT_TYPE
-    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    id: str | int | None = None
-    channel: str | None = None
-    key: str | None = None
-    tags: list[str] = msgspec.field(default_factory=list)
-    echo: bool = True
 
 
 class _Head(msgspec.Struct):
@@ -175,7 +156,17 @@ _channel_message = msgspec.json.Decoder(_ChannelMessage)
 _command = msgspec.json.Decoder(_Command)
 _members = msgspec.json.Decoder(_Members)
 _ping = msgspec.json.Decoder(_Ping)
-_anything = msgspec.json.Decoder(_Anything)
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_anything = msgspec.json.Decoder(Any)
+
+_IGNORABLE: Final = (
+    r"\s\x00-\x20\x7f-\xa0\xad\u061c\u180e\u200b-\u200f\u2028-\u202f\u205f-\u206f\ufeff\ufffe"
+)
+"""What may stand in front of JSON unseen: white space, controls, byte order marks."""
+
+_odd_object = re.compile(rf"[{_IGNORABLE}]*\{{")
+_array_of_objects = re.compile(rf"[{_IGNORABLE}]*(?:\[[{_IGNORABLE}]*)+\{{")
+_array = re.compile(rf"[{_IGNORABLE}]*\[")
 
 
 def parse(text: str, *, max_depth: int) -> Request:
@@ -184,11 +175,12 @@ def parse(text: str, *, max_depth: int) -> Request:
     Raises MessageError; nothing has happened then.
     """
     stripped = text.lstrip(" \t\r\n")
-    if not stripped.startswith("{"):
-        return Publish(None, None, "text", json.encode(text))
     raw = stripped.encode()
     request_id: RequestId = None
     try:
+        if not stripped.startswith("{"):
+            _check_is_text(stripped)
+            return Publish(None, NewEvent("text", json.encode(text)))
         json.check(raw, max_depth=max_depth)
         head = json.decode(_head, raw)
         request_id = _request_id(head.id)
@@ -205,29 +197,36 @@ def _request_id(value: Any) -> RequestId:
     raise InvalidEvent(f"an id is a whole number or a text of at most {LONGEST_ID} characters")
 
 
+def _check_is_text(text: str) -> None:
+    """Raise BadRequest if this was meant as a request, or as several."""
+    if _odd_object.match(text):
+        raise InvalidJSON(
+            f"JSON does not begin with U+{ord(text[0]):04X}; did you mean to send it without?"
+        )
+    array = _array.match(text)
+    if array and (_array_of_objects.match(text) or _has_objects(text[array.end() - 1 :])):
+        raise InvalidEvent("an array is no request; did you mean to send each object by itself?")
+
+
+def _has_objects(text: str) -> bool:
+    try:
+        found = json.decode(_anything, text)
+    except BadRequest:
+        return False
+    return isinstance(found, list) and any(isinstance(each, dict) for each in found)
+
+
 def _parse_object(kind: Any, raw: bytes) -> Request:
     if kind in ("subscribe", "unsubscribe"):
         return _parse_subscribe(json.decode(_subscribe, raw))
     if kind == "publish":
-        message = json.decode(_publish, raw)
-        return Publish(
-            message.id,
-            message.channel,
-            parse_type(message.event),
-            json.compact(message.data),
-            None if message.key is None else parse_key(message.key),
-            parse_tags(message.tags),
-            message.echo,
-            None
-            if message.idempotency_key is None
-            else parse_idempotency_key(message.idempotency_key),
-            message.urgent,
-        )
+        message = _decode_publish(raw)
+        return Publish(message.id, new_event.read(message.event), message.echo)
     if kind == "channel_message":
         said = json.decode(_channel_message, raw)
-        return Publish(
-            said.id, said.channel, "channel_message", json.compact(said.message), echo=said.echo
-        )
+        channel = None if said.channel is None else parse_channel(said.channel)
+        event = NewEvent("channel_message", json.compact(said.message), channel)
+        return Publish(said.id, event, said.echo)
     if kind == "command":
         return _parse_command(json.decode(_command, raw))
     if kind == "presence":
@@ -235,16 +234,42 @@ def _parse_object(kind: Any, raw: bytes) -> Request:
         return Members(asked.id, parse_channel(asked.channel), asked.after)
     if kind == "ping":
         return Ping(json.decode(_ping, raw).id)
-    thing = json.decode(_anything, raw)
-    return Publish(
-        thing.id,
-        thing.channel,
-        parse_type(thing.type),
-        json.compact(raw if isinstance(thing.data, msgspec.UnsetType) else thing.data),
-        None if thing.key is None else parse_key(thing.key),
-        parse_tags(thing.tags),
-        thing.echo,
-    )
+    if isinstance(kind, str):
+        parse_type(kind)
+        raise UnknownCommand(_unknown_type(kind))
+    raise InvalidEvent(_unknown_type(kind))
+
+
+def _decode_publish(raw: bytes) -> _Publish:
+    try:
+        return json.decode(_publish, raw)
+    except InvalidEvent:
+        given = json.decode(_fields, raw)
+        misplaced = [name for name in _EVENT_FIELDS if name in given]
+        if not misplaced:
+            raise
+        raise InvalidEvent(
+            f"{', '.join(misplaced)}: what REST takes as its body goes under 'event'; did you mean"
+            ' {"type":"publish","event":{…}}?'
+        ) from None
+
+
+_EVENT_FIELDS: Final = [
+    field.name for field in msgspec.structs.fields(AddressedBody) if field.name != "type"
+]
+
+
+def _unknown_type(kind: Any) -> str:
+    """Return what is told of an object whose type is none of ours."""
+    if kind is None:
+        what, close, event = "a request has a 'type'", None, "{…}"
+    elif isinstance(kind, str):
+        what, close = f"there is no type {kind[:MAX_NAME]!r}", nearest(kind, TYPES)
+        event = f'{{"type":{json.encode(kind[:MAX_NAME]).decode()},…}}'
+    else:
+        what, close, event = "a 'type' is a text", None, "{…}"
+    meant = f'{{"type":"publish","event":{event}}}' if close is None else repr(close)
+    return f"{what}; did you mean {meant}? The types are {', '.join(TYPES)}"
 
 
 def _parse_subscribe(message: _Subscribe) -> Subscribe | Unsubscribe:
@@ -263,11 +288,8 @@ def _parse_subscribe(message: _Subscribe) -> Subscribe | Unsubscribe:
 def _parse_command(message: _Command) -> Request:
     if message.command == "ping":
         return Ping(message.id)
-    if message.command not in ("join_channel", "leave_channel"):
-        raise UnknownCommand(
-            f"there is no command {message.command[:64]!r}; there are join_channel, leave_channel"
-            " and ping"
-        )
+    if message.command not in COMMANDS:
+        raise UnknownCommand(f"the command {unknown(message.command, COMMANDS)}")
     if message.data.channel is None:
         raise InvalidEvent(f"{message.command} needs data.channel")
     channels = (parse_channel(message.data.channel),)
