@@ -229,7 +229,7 @@ def _subscribe(crowd: Crowd, members: list[Member]) -> None:
     crowd.pump(
         lambda: all(b"retry:" in m.data or b"connection_id" in m.data for m in members), "greeting"
     )
-    sockets = [member for member in members if b"connection_id" in member.data]
+    sockets = [member for member in members if member.data.startswith(b"HTTP/1.1 101 ")]
     for member in sockets:
         member.sock.sendall(subscribe)
     crowd.pump(lambda: all(b'"reply"' in member.data for member in sockets), "reply")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jwt
@@ -64,6 +64,44 @@ def test_events_come_through_at_once(
             assert answer.json["subscribers"] == 1
             assert stream.event()["data"] == number
     until(lambda: stats(server, headers=BEARER)["sse_count"] == 0, "end behind the proxy")
+
+
+@pytest.mark.parametrize("settings", [DEFAULTS, ADVISED], ids=["defaults", "advised"])
+def test_the_end_of_a_drain_comes_through_as_a_broken_response(
+    serve: Callable[..., Server], tmp_path: Path, settings: str
+) -> None:
+    """Some clients never come back after a whole one. By default nginx speaks HTTP/1.0 to us."""
+    server = serve("--token-key", KEY)
+    with (
+        nginx_before(server, tmp_path / "nginx", settings) as front,
+        Stream(front, headers=BEARER) as stream,
+    ):
+        stream.opened()
+        server.process.terminate()
+        last = stream.block()
+        assert last is not None
+        assert last.data is not None
+        assert '"shutting_down"' in last.data
+        assert stream.block() is None
+        assert stream.is_broken
+
+
+@pytest.mark.parametrize("settings", [DEFAULTS, ADVISED], ids=["defaults", "advised"])
+def test_a_refusal_for_now_comes_through_as_a_broken_response(
+    serve: Callable[..., Server], tmp_path: Path, settings: str
+) -> None:
+    server = serve("--token-key", KEY, "--max-connections", "1")
+    with (
+        nginx_before(server, tmp_path / "nginx", settings) as front,
+        Stream(server, headers=BEARER) as other,
+    ):
+        other.opened()
+        with Stream(front, headers=BEARER) as stream:
+            told = stream.block()
+            assert told is not None
+            assert told.retry is not None
+            assert stream.block() is None
+            assert stream.is_broken
 
 
 def test_heartbeats_come_through(front: Server) -> None:

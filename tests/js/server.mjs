@@ -66,12 +66,12 @@ class Server {
     });
   }
 
-  /** Ends the server as a crash would; returns when it is gone. */
-  async kill() {
+  /** Ends the server, as a crash would if no other signal is given; returns when it is gone. */
+  async kill(signal = "SIGKILL") {
     const child = this.process;
     this.process = null;
     if (child === null || child.exitCode !== null || child.signalCode !== null) return;
-    child.kill("SIGKILL");
+    child.kill(signal);
     await once(child, "exit");
   }
 
