@@ -2,6 +2,7 @@
 
 import re
 
+import attrs
 import pytest
 import trio
 
@@ -10,11 +11,13 @@ from triocast.engines import MemoryEngine
 from triocast.engines.sqlite import SQLiteEngine
 from triocast.errors import (
     Forbidden,
+    IdempotencyConflict,
     Overloaded,
     ReservedType,
     ShuttingDown,
     TooLarge,
 )
+from triocast.events import Once
 from triocast.publisher import Publisher
 
 
@@ -191,3 +194,28 @@ async def test_a_wait_of_zero_does_not_refuse_because_the_store_is_at_work(
         assert trio.current_time() - began < 0.1
         nursery.cancel_scope.cancel()
     engine.close()
+
+
+async def test_one_event_with_a_fault_among_many_costs_few_publishes(
+    publisher, engine, monkeypatch
+):
+    """Each may take a commit: what is at fault is found by halves."""
+    publishes, real = [], engine.publish
+
+    async def publish(events):
+        publishes.append(len(events))
+        return await real(events)
+
+    monkeypatch.setattr(engine, "publish", publish)
+
+    def events_with(digests):
+        return [
+            attrs.evolve(event, once=Once("ann", f"{i}", 0, digest))
+            for i, (event, digest) in enumerate(zip(events(publisher, 256), digests, strict=True))
+        ]
+
+    await publisher.publish_each(events_with([b"1"] * 256)[100:101])
+    outcomes = await publisher.publish_each(events_with([b"1"] * 100 + [b"2"] + [b"1"] * 155))
+    assert [i for i, each in enumerate(outcomes) if isinstance(each, IdempotencyConflict)] == [100]
+    assert engine.head.seq == 256
+    assert len(publishes) <= 2 + 2 * 8

@@ -61,6 +61,17 @@ class TestOneSlot:
         assert play.numbers == [1, 4]
         assert play.debounce.merged == 2
 
+    def test_of_many_windows_that_end_together_some_are_released_at_a_time(self):
+        play, count = Play(), 3 * windows.MAX_RELEASED
+        for n in range(count):
+            play.publish(event(n, key=f"{n}")).publish(event(count + n, key=f"{n}"))
+        found = []
+        while play.debounce.next_due <= 101.0:
+            some = play.debounce.due(101.0)
+            assert 0 < len(some) <= windows.MAX_RELEASED
+            found += numbers(some)
+        assert found == list(range(count, 2 * count))
+
     def test_a_window_with_nothing_held_just_ends(self):
         play = Play()
         play.publish(event(1)).wait(1)
@@ -191,6 +202,12 @@ class TestBounds:
 
 
 class TestKeeping:
+    def test_what_is_restored_comes_as_a_whole(self):
+        """Before anything else, whatever number there is."""
+        debounce, count = Debounce(1.0), 2 * windows.MAX_RELEASED
+        debounce.restore([(n, event(n, key=f"{n}")) for n in range(1, count)])
+        assert numbers(debounce.due(0.0)) == list(range(1, count))
+
     def test_what_is_restored_is_due_at_once_in_its_order(self):
         debounce = Debounce(1.0)
         debounce.restore([(7, event(1, type="ON")), (9, event(2, type="OFF")), (12, event(3))])

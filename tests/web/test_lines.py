@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from triocast.auth import EVERYTHING
 from triocast.engines import MemoryEngine
-from triocast.errors import BadRequest, InvalidEvent, Overloaded
+from triocast.errors import BadRequest, IdempotencyConflict, InvalidEvent, Overloaded
 from triocast.publisher import Publisher
 from triocast.web.lines import publish_lines
 
@@ -234,3 +234,31 @@ async def test_an_engine_may_want_more_together_and_others_get_their_turn_all_th
     assert publisher.sizes == [10 * TOGETHER] * 2
     assert len(turns) > 15
     nursery.cancel_scope.cancel()
+
+
+async def test_one_line_that_cannot_be_kept_costs_few_publishes():
+    """Each may take a commit: it is found by halves, and the lines before it are published."""
+    count, bad = 4 * TOGETHER, 3 * TOGETHER + 10
+    publisher = Recorder()
+    publisher.tries = 0
+    real = publisher.publish
+
+    async def publish(events):
+        publisher.tries += 1
+        if any(event.data == b"%d" % bad for event in events):
+            raise IdempotencyConflict("used before")
+        return await real(events)
+
+    publisher.publish = publish
+    body = b"".join(b"%d\n" % n for n in range(1, count + 1))
+    progress = await publish_lines(
+        publisher,
+        Stream([body]),
+        publisher.event_of_line,
+        max_line_bytes=LONGEST,
+        silence_seconds=5,
+    )
+    assert (progress.published, progress.line) == (bad - 1, bad)
+    assert isinstance(progress.error, IdempotencyConflict)
+    assert publisher.data == [b"%d" % n for n in range(1, bad)]
+    assert publisher.tries <= 4 + 2 * TOGETHER.bit_length()

@@ -35,6 +35,9 @@ MOST_WINDOWS: Final = 100_000
 MOST_HELD_BYTES: Final = 16_777_216
 """How much is held back; beyond it events are accepted at once."""
 
+MAX_RELEASED: Final = 256
+"""Held events that are released together: windows of any number may end at one time."""
+
 EVENT_OVERHEAD: Final = 600
 _SLACK: Final = 1024
 
@@ -114,9 +117,14 @@ class Debounce:
         return (*overtaken, event)
 
     def due(self, now: float) -> tuple[Event, ...]:
-        """Return the held events whose windows have ended, to be accepted in this order."""
+        """Return held events whose windows have ended, to be accepted in this order.
+
+        Of many, some: then `next_due` is over. What was held when the engine ended is never cut.
+        """
         released: list[Event] = []
         while self._due and self._due[0][0] <= now:
+            if len(released) >= MAX_RELEASED and self._due[0][0] != -math.inf:
+                break
             ends, _, slot = heapq.heappop(self._due)
             window = self._windows.get(slot)
             if window is not None and window.held is not None and window.ends == ends:

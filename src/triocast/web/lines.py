@@ -11,10 +11,11 @@ import trio
 from triocast.errors import Timeout, TooLarge, TriocastError, Unavailable
 from triocast.events import Accepted, Event, Publication
 from triocast.publisher import Publisher
+from triocast.turns import Turns
 from triocast.wire import cursor
 
 LINES_PER_TURN: Final = 64
-"""How many lines are read before others get their turn."""
+"""How many lines are read before others get their turn, at the most."""
 
 
 @attrs.define
@@ -99,6 +100,7 @@ async def _publish(
 ) -> None:
     ready: list[tuple[int, Event]] = []
     error: TriocastError | None = None
+    turns = Turns()
     for number, line in enumerate(lines, progress.line + 1):
         progress.line = number
         try:
@@ -111,9 +113,9 @@ async def _publish(
         if len(ready) == publisher.most_together:
             await _accept(publisher, ready, progress)
             ready = []
-        if number % LINES_PER_TURN == 0:
+        if number % LINES_PER_TURN == 0 or turns.over():
             # Engines need not block; the fan-out has to get its turn all the same.
-            await trio.lowlevel.checkpoint()
+            await turns.give()
     if ready:
         await _accept(publisher, ready, progress)
     if error is not None:
@@ -129,8 +131,10 @@ async def _accept(publisher: Publisher, ready: list[tuple[int, Event]], progress
             progress.line = ready[0][0]
             raise
     if published is None:  # It is one line's fault, and those before it are published.
-        for line in ready:
-            await _accept(publisher, [line], progress)
+        half = len(ready) // 2  # Found by halves: each publish may take a commit.
+        for lines in (ready[:half], ready[half:]):
+            await _accept(publisher, lines, progress)
+            await trio.lowlevel.checkpoint()
         return
     placed = [accepted for accepted in published if isinstance(accepted, Publication)]
     if placed:

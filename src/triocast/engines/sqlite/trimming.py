@@ -7,7 +7,7 @@ much is removed as they add, so that the file does not grow however fast they ar
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from triocast.engines.sqlite.rows import Channel
 from triocast.engines.usage import Bounds, Usage
 from triocast.engines.worker import Thread
 from triocast.events import namespace_of
+from triocast.turns import in_turns
 
 TRIM_SLACK: Final = 16
 """Events that a channel may have above its number, so that they go several at a time."""
@@ -91,13 +92,15 @@ class Trimming:
 
     async def trim(self) -> None:
         """Remove all that is to go."""
-        self._full |= {channel: None for channel in self._channels.values() if channel.is_full}
+        aging: list[Channel] = []
+        async for channels in in_turns(_pieces(list(self._channels.values()))):
+            self._full |= {channel: None for channel in channels if channel.is_full}
+            aging += [channel for channel in channels if channel.keep.seconds]
         while self._full:
             await self._trim_full()
         if self._retention.by_age:
-            aging = [channel for channel in self._channels.values() if channel.keep.seconds]
-            for first in range(0, len(aging), _CHANNELS_PER_TURN):
-                await self._trim_aged(aging[first : first + _CHANNELS_PER_TURN])
+            for channels in _pieces(aging):
+                await self._trim_aged(channels)
         while await self._trim_records():
             pass
         while self._has_too_much and await self._trim_oldest():
@@ -169,3 +172,8 @@ class Trimming:
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await self._thread.call(function, self._db, *arguments)
+
+
+def _pieces(channels: Sequence[Channel]) -> Iterator[Sequence[Channel]]:
+    for first in range(0, len(channels), _CHANNELS_PER_TURN):
+        yield channels[first : first + _CHANNELS_PER_TURN]
