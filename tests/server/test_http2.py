@@ -30,6 +30,9 @@ def frame(length: int, kind: int = 0, stream: int = 1) -> bytes:
     return length.to_bytes(3, "big") + bytes((kind, 0)) + stream.to_bytes(4, "big") + bytes(length)
 
 
+HEADERS = 1
+
+
 def heads_of(chunks):
     """Return the heads in these bytes; check that no byte is lost and no portion is too large."""
     follower = FrameHeads()
@@ -38,6 +41,7 @@ def heads_of(chunks):
         portions = list(follower.portions(chunk))
         assert b"".join(portion for portion, _ in portions) == chunk
         assert all(len(heads) <= FRAMES_PER_PORTION for _, heads in portions)
+        assert all(head.kind != HEADERS for _, heads in portions for head in heads[:-1])
         found += [head for _, heads in portions for head in heads]
     return found
 

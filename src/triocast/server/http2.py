@@ -110,8 +110,8 @@ class FrameHeads:
         self._head = b""
 
     def portions(self, data: bytes) -> Iterator[tuple[bytes, list[FrameHead]]]:
-        """Yield the bytes in pieces, with the heads that end in each, `FRAMES_PER_PORTION` at the
-        most.
+        """Yield the bytes in pieces, with the heads that end in each: `FRAMES_PER_PORTION` at the
+        most, and no more than one request, as a thousand headers are some milliseconds of work.
         """
         heads: list[FrameHead] = []
         start = at = 0
@@ -121,7 +121,8 @@ class FrameHeads:
                 self._skip -= skipped
                 at += skipped
                 continue
-            if len(heads) == FRAMES_PER_PORTION:
+            is_request = heads and heads[-1].kind == HeadersFrame.type
+            if is_request or len(heads) == FRAMES_PER_PORTION:
                 yield data[start:at], heads
                 start, heads = at, []
             missing = FRAME_HEAD - len(self._head)
