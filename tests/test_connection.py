@@ -117,7 +117,7 @@ async def test_slow_consumer_at_the_byte_bound(hub, connections, start, autojump
     await wait_all_tasks_blocked()
     assert connection.reason is None
     assert 150_000 < connection.queued_bytes <= OUTBOX
-    assert connections.counts()["queue_bytes"] == connection.queued_bytes
+    assert (await connections.counts())["queue_bytes"] == connection.queued_bytes
     publish(hub, 1, size=50_000)
     await trio.sleep(HEARTBEAT / 3)
     await assert_nothing_is_left(hub, connections, "slow_consumer")

@@ -74,7 +74,7 @@ async def test_a_place_is_kept_from_the_handshake_to_the_end(connections, nurser
 
 async def test_counts(connections, nursery):
     await crowd(connections, nursery, 3)
-    assert connections.counts() == {
+    assert await connections.counts() == {
         "websocket_count": 0,
         "sse_count": 3,
         "signaling_count": 0,
@@ -174,3 +174,19 @@ async def test_refusals_are_counted_and_logged(connections, caplog):
         connections.note_refusal(TooManyConnections("full"), "192.0.2.1")
     assert connections.refused == {"too_many_connections": 2}
     assert caplog.messages == ["refuse code=too_many_connections address=192.0.2.1"] * 2
+
+
+async def test_numbers_of_many_connections_are_counted_in_steps(connections, nursery, work):
+    class Counted:
+        transport, taken_over, queued_bytes = "sse", True, 3
+
+        def __getattribute__(self, name: str) -> object:
+            work.did()
+            return super().__getattribute__(name)
+
+    connections.live = {Counted() for _ in range(2_000)}
+    await trio.lowlevel.checkpoint()
+    work.longest = 0
+    numbers = await connections.counts()
+    assert (numbers["sse_count"], numbers["queue_bytes"]) == (2_000, 6_000)
+    assert 0 < work.longest <= work.PER_TURN + 3

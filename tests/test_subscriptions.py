@@ -161,12 +161,12 @@ class TestDelivery:
     async def test_a_users_channel_is_that_users_only(self, hub, join, feed, user):
         own, bob = join("1", "room", user=user), join("2", user="bob")
         watcher = join("3", "*")
-        assert hub.count(f"$user:{user}") == hub.count("$user:bob") == 1
+        assert await hub.count(f"$user:{user}") == await hub.count("$user:bob") == 1
         feed.put(f"$user:{user}", "$user:bob", "$user:a:b", "bob", "a:b")
         await written()
         assert (own.seqs, bob.seqs, watcher.seqs) == ([1], [2], [4, 5])
         hub.remove(own)
-        assert hub.count(f"$user:{user}") == 0
+        assert await hub.count(f"$user:{user}") == 0
 
     async def test_an_event_passes_if_one_of_several_filters_lets_it(self, hub, join, feed):
         listener = join("1", "ns:*", filter=make_filter(["T"], []))

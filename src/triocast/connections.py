@@ -19,6 +19,7 @@ from triocast.hub import Hub
 from triocast.outbox import Overflow
 from triocast.presence import Presence
 from triocast.settings import Namespaces
+from triocast.turns import in_turns
 
 log = logging.getLogger("triocast.connection")
 
@@ -118,10 +119,15 @@ class Connections:
         """Count and log that a client's HTTP was ended for a flood."""
         self.note_refusal(Flood("too many frames that say nothing"), address)
 
-    def counts(self) -> dict[str, int]:
+    async def counts(self) -> dict[str, int]:
         """Return how many connections there are by transport and by way, and what they queue."""
-        by = Counter(connection.transport for connection in self.live)
-        taken_over = sum(connection.taken_over for connection in self.live)
+        by: Counter[str] = Counter()
+        taken_over = queue_bytes = 0
+        everybody = list(self.live)
+        async for connection in in_turns(everybody):
+            by[connection.transport] += 1
+            taken_over += connection.taken_over
+            queue_bytes += connection.queued_bytes
         return {
             "websocket_count": by["websocket"],
             "sse_count": by["sse"],
@@ -129,8 +135,8 @@ class Connections:
             "peerjs_count": by["peerjs"],
             "poll_count": len(self._polls),
             "taken_over": taken_over,
-            "portable": len(self.live) - taken_over,
-            "queue_bytes": sum(connection.queued_bytes for connection in self.live),
+            "portable": len(everybody) - taken_over,
+            "queue_bytes": queue_bytes,
         }
 
     def end_all(self, reason: EndReason) -> None:
@@ -150,7 +156,7 @@ class Connections:
         the caller cancels them.
         """
         self.draining = True
-        for poll in self._polls:
+        async for poll in in_turns(list(self._polls)):
             poll.wake()
         with trio.move_on_after(seconds):
             leaving = list(self.live)

@@ -8,12 +8,12 @@ Plain Trio and no web framework, so that an application can hold one of its own:
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
 from typing import Final
 
 import attrs
@@ -30,6 +30,7 @@ from triocast.settings import Settings
 from triocast.signaling.ice import IceSettings, ice_servers
 from triocast.signaling.peerjs import PeerLimits
 from triocast.signaling.rooms import Limits, Rooms
+from triocast.steps import StepMeter
 from triocast.transports.deflate import DeflatedTextFrameEncoder, make_deflate
 from triocast.transports.peerjs import PeerJS
 from triocast.transports.signaling import Signaling
@@ -95,6 +96,8 @@ class Node:
     """Agrees on compression with WebSocket clients, and encodes for them; None while no namespace
     asks for it.
     """
+    steps: StepMeter = attrs.field(factory=StepMeter)
+    """Measures the run loop that the node runs in."""
     _life: _Life = attrs.field(factory=_Life, init=False, eq=False)
 
     @property
@@ -158,12 +161,16 @@ class Node:
         if life.state is not NodeState.NOT_STARTED:
             raise RuntimeError("a node runs once")
         life.state = NodeState.RUNNING
+        self.steps.restart()
+        trio.lowlevel.add_instrument(self.steps)
         try:
             async with trio.open_nursery() as nursery:
                 for name, run in self._parts():
                     nursery.start_soon(self._run_part, name, run)
                 task_status.started()
         finally:
+            with contextlib.suppress(KeyError):  # Trio removes one that fails.
+                trio.lowlevel.remove_instrument(self.steps)
             if life.failure is None:
                 life.state = NodeState.CLOSED
                 self.connections.end_all(EndReason.SHUTDOWN)
@@ -289,7 +296,7 @@ def _without_cancellation(error: BaseException) -> BaseException | None:
     return None if isinstance(error, trio.Cancelled) else error
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def open_node(settings: Settings) -> AsyncIterator[Node]:
     """Run a node for the time of the block."""
     node = build_node(settings)

@@ -23,10 +23,10 @@ from trio.testing import MockClock
 from triocast import clock as clock_module
 from triocast import connection as connection_module
 from triocast import hub as hub_module
-from triocast import turns as turns_module
 from triocast import outbox as outbox_module
 from triocast import presence as presence_module
 from triocast import resume as resume_module
+from triocast import turns as turns_module
 
 from . import examples
 from .attendance import RETURN_SECONDS

@@ -25,7 +25,7 @@ async def ask(parts):
         poll = Poll(parts.connections, id="p", grant=grant, channels=channels, **options)
         answer = json.loads((await poll.ask(wait)).as_json())
         assert parts.hub.subscribers() == ()
-        assert parts.connections.counts()["poll_count"] == 0
+        assert (await parts.connections.counts())["poll_count"] == 0
         return [event["type"] for event in answer["events"]], answer["cursor"]
 
     return ask
@@ -111,7 +111,7 @@ async def test_a_drain_answers_everybody(parts, ask, nursery, autojump_clock):
 
     nursery.start_soon(wait_for_it)
     await wait_all_tasks_blocked()
-    assert parts.connections.counts()["poll_count"] == 1
+    assert (await parts.connections.counts())["poll_count"] == 1
     await parts.connections.drain(1)
     await wait_all_tasks_blocked()
     assert answers == [([], "0.e.0")]

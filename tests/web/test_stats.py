@@ -2,6 +2,7 @@
 
 import pytest
 
+from triocast.steps import StepStats
 from triocast.web import stats
 
 from .serving import KEY, bearer, serve
@@ -59,7 +60,33 @@ async def test_a_server_begins_at_zero(server):
     numbers = await read(server)
     assert numbers.pop("epoch") == server.node.engine.head.epoch
     assert set(numbers.pop("peerjs").values()) == {0}
+    assert 0 < numbers.pop("longest_step_ms_last_minute") <= numbers.pop("longest_step_ms")
     assert numbers == ZERO
+
+
+async def test_the_longest_step_of_the_loop_is_told(server, monkeypatch):
+    monkeypatch.setattr(
+        type(server.node.steps), "statistics", lambda _: StepStats(0.0123456, 0.004)
+    )
+    numbers = await read(server)
+    assert (numbers["longest_step_ms"], numbers["longest_step_ms_last_minute"]) == (12.35, 4)
+
+
+async def test_numbers_over_many_channels_are_found_in_steps(server, work, monkeypatch):
+    names = [f"c{number}" for number in range(5_000)]
+
+    class Counted(dict):
+        def __len__(self) -> int:
+            work.did()
+            return 1
+
+    audience = {None: Counted()}
+    monkeypatch.setattr(server.node.hub._subscriptions, "_channels", dict.fromkeys(names, audience))
+    work.longest = 0
+    numbers = await read(server)
+    assert numbers["channel_count"] == 5_000
+    assert len(numbers["channels"]) == stats.MOST_CHANNELS
+    assert 0 < work.longest <= work.PER_TURN + 1
 
 
 async def test_what_is_switched_off_has_no_numbers(nursery):

@@ -25,6 +25,7 @@ from triocast.server.refusing import Refusals
 from triocast.server.shortcuts import Shortcuts
 from triocast.server.turnstile import Turnstile
 from triocast.settings import Settings, check_bind
+from triocast.turns import in_turns
 from triocast.web.app import create_app, node_of
 from triocast.web.origins import Origins
 
@@ -139,6 +140,10 @@ class Server:
         if self._failure is not None:
             raise self._failure
 
+    def forget_start(self) -> None:
+        """Have statistics begin now: what it took to start is nothing that a client waited for."""
+        self._node.steps.restart()
+
     async def _serve_clients(
         self,
         listeners: Sequence[socket.socket],
@@ -240,13 +245,13 @@ class Server:
         with trio.move_on_after(seconds):
             await self._node.drain(seconds)
             await self._wait_until_all_left()
-        for client in list(self._clients):
+        async for client in in_turns(list(self._clients)):
             client.abort()
 
     async def _end_requests(self) -> None:
         """Have each client that has no stream end, behind a request that is under way."""
         await self._service.context.terminated.set()
-        for client in self._clients:
+        async for client in in_turns(list(self._clients)):
             client.drain()
 
     async def _wait_until_all_left(self) -> None:
@@ -311,17 +316,21 @@ async def _run_until_signalled(settings: Settings, ending: Ending) -> None:
             return lambda: token.run_sync_soon(function)
 
         with ending.watch(drain=soon(stop.set), stop=soon(scope.cancel)):
-            await server.serve(listeners, stop, task_status=_Announcement())
+            await server.serve(listeners, stop, task_status=_Announcement(server))
 
 
+@attrs.frozen
 class _Announcement:
     """Told that the server has started: says so on stdout."""
+
+    server: Server
 
     def started(self, value: list[str] | None = None) -> None:
         # What has been loaded by now stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
         _announce(value or [])
+        self.server.forget_start()
 
 
 def _announce(addresses: list[str]) -> None:

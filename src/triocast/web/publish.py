@@ -113,10 +113,8 @@ async def _publish_counted(node: Node, events: list[Event]) -> list[dict[str, ob
     for event in events:
         if event.channel not in counts:
             counts[event.channel] = await node.hub.count(event.channel)
-        if event.once is not None:
-            once = attrs.evolve(event.once, subscribers=counts[event.channel])
-            event = attrs.evolve(event, once=once)  # noqa: PLW2901
-        counted.append(event)
+        once = event.once and attrs.evolve(event.once, subscribers=counts[event.channel])
+        counted.append(event if once is None else attrs.evolve(event, once=once))
         await turns.give_if_over()
     answers = []
     for event, accepted in zip(events, await node.publisher.publish(counted), strict=True):

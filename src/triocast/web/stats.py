@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
+from itertools import islice
+
 import attrs
 from quart import Blueprint, Response
 
+from triocast.turns import Turns
 from triocast.web.answers import json_answer
 from triocast.web.current import admin_grant, current_call, current_node
 from triocast.web.parameters import check_query
@@ -12,6 +16,8 @@ from triocast.web.parameters import check_query
 blueprint = Blueprint("stats", __name__)
 
 MOST_CHANNELS = 1_000
+CHANNELS_AT_ONCE = 500
+"""Of so many, and the largest of those before, the largest are found in one step."""
 
 
 @blueprint.get("/realtime/stats")
@@ -24,11 +30,12 @@ async def stats() -> Response:
     check_query(call, "GET /realtime/stats")
     admin_grant(node, call)
     hub, connections = node.hub, node.connections
-    channels = hub.channels()
-    largest = sorted(channels.items(), key=lambda item: (-item[1], item[0]))[:MOST_CHANNELS]
+    channels = await hub.channels()
+    largest = await _largest(channels)
+    steps = node.steps.statistics()
     return json_answer(
         {
-            **connections.counts(),
+            **await connections.counts(),
             "max_connections": connections.most,
             "published": hub.stats.published,
             "delivered": hub.stats.delivered,
@@ -41,12 +48,29 @@ async def stats() -> Response:
             "store": {**attrs.asdict(node.engine.usage), "damaged": node.engine.damaged},
             "epoch": node.engine.head.epoch,
             "seq": node.engine.head.seq,
+            "longest_step_ms": _ms(steps.longest),
+            "longest_step_ms_last_minute": _ms(steps.longest_lately),
             "encode_failures": hub.stats.encode_failures,
             "delivery_failures": hub.stats.delivery_failures,
             "ended": dict(connections.ended),
             "refused": dict(connections.refused),
             "overflow": dict(connections.overflow.acts),
             "channel_count": len(channels),
-            "channels": dict(largest),
+            "channels": largest,
         }
     ).as_response()
+
+
+async def _largest(channels: dict[str, int]) -> dict[str, int]:
+    """Return the channels with most subscribers, a part of all at a time."""
+    found: list[tuple[str, int]] = []
+    rest = iter(channels.items())
+    turns = Turns()
+    while part := list(islice(rest, CHANNELS_AT_ONCE)):
+        found = heapq.nsmallest(MOST_CHANNELS, found + part, key=lambda item: (-item[1], item[0]))
+        await turns.give_if_over()
+    return dict(found)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1_000, 2)
