@@ -349,7 +349,7 @@ async def test_what_came_before_the_end_is_done(parts, open_websocket, stalled, 
     assert parts.engine.head.seq == 1
     assert client.close[0] == {"close": 4321, "eof": 1000, "error": 1002}[end]
     assert [message["type"] for message in client.take()] == ["connected", "reply"]
-    parts.assert_nothing_is_left("protocol_error" if end == "error" else "client_closed")
+    await parts.assert_nothing_is_left("protocol_error" if end == "error" else "client_closed")
 
 
 async def test_a_close_frame_is_answered_also_when_something_else_ends_it_first(
@@ -362,7 +362,7 @@ async def test_a_close_frame_is_answered_also_when_something_else_ends_it_first(
     client.connection.end(EndReason.GRANT_ENDED)
     await wait_all_tasks_blocked()
     assert client.close[0] == 4321
-    parts.assert_nothing_is_left("grant_ended")
+    await parts.assert_nothing_is_left("grant_ended")
 
 
 class Gone:
