@@ -114,7 +114,7 @@ async def test_a_flood_of_frames_that_say_nothing_ends_its_sender(
             await client.send_bytes(flood[start : start + size])
     if size == 100:  # Else it may end within an answer: no close frame could follow that.
         assert client.close == (1008, "flood")
-    parts.assert_nothing_is_left("flood")
+    await parts.assert_nothing_is_left("flood")
     assert "reason=flood" in caplog.text
 
 
@@ -489,7 +489,7 @@ async def test_portable_ends_the_sender_of_a_flood_of_empty_messages(
         await portable.to_app.send({"type": "websocket.receive", **empty})
     await wait_all_tasks_blocked()
     assert portable.sent[-1] == {"type": "websocket.close", "code": 1008}
-    parts.assert_nothing_is_left("flood")
+    await parts.assert_nothing_is_left("flood")
 
 
 async def test_portable_takes_any_number_of_messages_that_say_something(parts, portable):
@@ -503,4 +503,4 @@ async def test_portable_counts_what_our_server_ended_as_a_flood(parts, portable)
     message = {"type": "websocket.disconnect", "code": 1008, "reason": "flood"}
     await portable.to_app.send(message)
     await wait_all_tasks_blocked()
-    parts.assert_nothing_is_left("flood")
+    await parts.assert_nothing_is_left("flood")
