@@ -18,7 +18,11 @@ whether it is ``temporary`` (the same request may succeed later).
       WrongContentType          415
         WrongContentEncoding
       IdempotencyConflict       422
+      UpgradeRequired           426
       Flood                     429, temporary
+      HeadTooLarge              431
+      NotSupported              501
+        VersionNotSupported     505
       InternalError             500
       Unavailable               503, temporary
         TooManyConnections  Overloaded  ShuttingDown  OutcomeUnknown
@@ -156,6 +160,30 @@ class Flood(TriocastError):
     code = "flood"
     status = 429
     temporary = True
+
+
+class UpgradeRequired(TriocastError):
+    """An address that speaks WebSocket, or a version of it that we do not (RFC 6455, 4.4)."""
+
+    code = "upgrade_required"
+    status = 426
+
+
+class HeadTooLarge(TriocastError):
+    code = "head_too_large"
+    status = 431
+
+
+class NotSupported(TriocastError):
+    """A part of HTTP that this server does without."""
+
+    code = "not_supported"
+    status = 501
+
+
+class VersionNotSupported(NotSupported):
+    code = "http_version_not_supported"
+    status = 505
 
 
 class InternalError(TriocastError):

@@ -216,6 +216,32 @@ async def test_bytes_that_are_not_a_request_get_a_400_and_end_the_connection(
     assert session.http.linger
 
 
+@pytest.mark.parametrize("data", [b"GET /a HT", STREAM[:-2], publish(1)[:30]])
+async def test_a_request_that_does_not_come_in_time_is_answered_so(open_http, data, autojump_clock):
+    session = open_http(App())
+    response = await session.client.ask(data)
+    assert (response.status, json.loads(response.body)["code"]) == (408, "timeout")
+    assert response.headers[b"connection"] == b"close"
+    await session.ended.wait()
+    assert session.http.linger
+
+
+async def test_a_client_that_says_nothing_is_let_go_without_a_word(open_http, autojump_clock):
+    session = open_http(App())
+    assert await session.client.rest() == b""
+
+
+@pytest.mark.parametrize("lines", [b"\r\n", b"\r\n\r\n"])
+async def test_empty_lines_before_a_request_are_passed_over(open_http, lines):
+    session = open_http(App())
+    for _ in range(2):
+        assert (await session.client.ask(lines + publish(1))).status == 200
+        assert (await session.client.ask(lines + get(b"/a"))).status == 200
+    await session.client.send(lines + STREAM)
+    await session.ended.wait()
+    assert session.taken is not None
+
+
 async def test_a_client_that_pipelines_too_much_has_to_wait(open_http, nursery, autojump_clock):
     app = App()
     app.hold()
@@ -267,7 +293,7 @@ async def test_a_websocket_ends_the_http_too(open_http, autojump_clock):
     [
         (STREAM, {"takeover": False}),
         (STREAM, {"sse_enabled": False}),
-        (STREAM.replace(b"events", b"events?channel=$all"), {}),  # the application says why not
+        (STREAM.replace(b"events", b"events?named=2"), {}),
     ],
 )
 async def test_a_stream_that_is_not_taken_over_is_left_to_the_application(

@@ -1,10 +1,13 @@
 """HTTP/1.1: one request at a time, bad heads are refused, and no byte behind an upgrade is lost."""
 
+import json
+
 import pytest
 import trio
 from hypercorn.events import Closed, RawData
 from trio.testing import wait_all_tasks_blocked
 
+from triocast.errors import Timeout
 from triocast.floods import MAX_UNITS
 from triocast.server.http1 import Flooded, SafeH11Protocol
 
@@ -307,3 +310,111 @@ async def test_empty_lines_that_keep_a_quiet_upload_open_are_no_flood(open_http1
         await trio.sleep(1)
     await feed(protocol, b"0\r\n\r\n")
     assert statuses(sent.take()) == [200]
+
+
+# Refusals.
+
+
+def refusal(data):
+    """Return status, headers and body of the one response in these bytes."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    assert headers["content-type"] == "application/json"
+    assert headers["content-length"] == str(len(body))
+    return int(status[9:12]), headers, json.loads(body)
+
+
+BOTH = b"Host: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (b"\x00\x01\r\n\r\n", 400, "bad_request"),
+        (b"GET / HTTP/1.1\r\n\r\n", 400, "bad_request"),
+        (b"POST / HTTP/1.1\r\n" + BOTH, 400, "bad_request"),
+        (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "bad_request"),
+        (get(b"realtime"), 400, "bad_request"),
+        (get(b"/", b"X: " + b"x" * 20_000), 431, "head_too_large"),
+        (get(b"/", b"X: " + b"x" * 20_000)[:-4], 431, "head_too_large"),
+        (get(b"/").replace(b"GET", b"get"), 501, "not_supported"),
+        (get(b"/").replace(b"1.1", b"2.0"), 505, "http_version_not_supported"),
+        (upgrade().replace(b"Version: 13", b"Version: 8"), 426, "upgrade_required"),
+        (upgrade().replace(b"Sec-WebSocket-Version: 13\r\n", b""), 400, "bad_request"),
+        (upgrade().replace(b"ZQ==", b"ZQ"), 400, "bad_request"),
+        (upgrade(b"Sec-WebSocket-Protocol: caf\xe9"), 400, "bad_request"),
+    ],
+)
+async def test_every_refusal_is_told_in_json_and_ends_the_connection(
+    open_http1, data, status, code
+):
+    app = App()
+    protocol, sent = await open_http1(app)
+    await feed(protocol, data)
+    found, headers, body = refusal(sent.take())
+    assert (found, body["code"], body["temporary"]) == (status, code, False)
+    if status == 426:
+        assert (headers["upgrade"], headers["sec-websocket-version"]) == ("websocket", "13")
+    else:
+        assert headers["connection"] == "close"
+    assert sent.is_closed
+    assert app.scopes == []
+
+
+async def test_a_refused_head_request_gets_no_body(open_http1):
+    protocol, sent = await open_http1(App())
+    await feed(protocol, b"HEAD / HTTP/1.1\r\n" + BOTH)
+    head, _, body = sent.take().partition(b"\r\n\r\n")
+    assert (statuses(head), body) == ([400], b"")
+
+
+async def test_an_application_that_says_nothing_is_answered_for(open_http1):
+    async def app(scope, receive, send):
+        pass
+
+    for data in (get(b"/"), upgrade()):
+        protocol, sent = await open_http1(app)
+        await feed(protocol, data)
+        assert refusal(sent.take())[2]["code"] == "internal"
+
+
+async def test_a_websocket_that_the_application_closes_at_once_is_forbidden(open_http1):
+    async def app(scope, receive, send):
+        await send({"type": "websocket.close"})
+
+    protocol, sent = await open_http1(app)
+    await feed(protocol, upgrade())
+    assert refusal(sent.take())[0] == 403
+
+
+async def test_empty_lines_between_requests_are_passed_over(open_http1):
+    app = App()
+    protocol, sent = await open_http1(app)
+    await feed(protocol, b"\r\n" + get(b"/a") + b"\r\n\r\n" + get(b"/b"))
+    while protocol.paused:
+        await protocol.resume()
+        await wait_all_tasks_blocked()
+    assert statuses(sent.take()) == [200, 200]
+    await feed(protocol, b"\r\n")
+    assert protocol.at_rest
+    await feed(protocol, b"\r")
+    assert not protocol.at_rest
+
+
+async def test_an_absolute_target_is_passed_on_as_a_path_and_a_host(open_http1):
+    app = App()
+    protocol, _ = await open_http1(app)
+    await feed(protocol, get(b"http://Other:81/a?b"))
+    (scope,) = app.scopes
+    assert (scope["path"], scope["raw_path"], scope["query_string"]) == ("/a", b"/a", b"b")
+    assert [value for name, value in scope["headers"] if name == b"host"] == [b"Other:81"]
+
+
+async def test_it_is_known_whether_a_head_has_begun(open_http1):
+    protocol, sent = await open_http1(App())
+    assert not protocol.has_begun
+    await feed(protocol, get(b"/")[:9])
+    assert protocol.has_begun
+    await protocol.refuse(Timeout("too slow"))
+    assert refusal(sent.take())[2]["code"] == "timeout"

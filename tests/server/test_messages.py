@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triocast.server import messages
-from triocast.server.messages import MAX_PIECES, read_request, write_head
+from triocast.server.messages import (
+    MAX_PIECES,
+    RequestParser,
+    error_of,
+    read_request,
+    skip_empty_lines,
+    write_head,
+)
 
 
 def read(data, *, address="192.0.2.1", secure=False, max_head_bytes=4_096):
@@ -86,12 +93,93 @@ def test_whether_the_client_stays_is_known(version, connection, keep_alive):
         b"GET / HTTP/1.1\r\n\r\n",  # without a Host
         b"GET / HTTP/1.1\r\nHost: x\r\nbad header: y\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: " + b"x" * 5_000,  # beyond the bound, without an end
+        b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n",
+        b"GET x HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET ftp://x/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://u@x/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\r\n" * 9 + GET,
+        b"\r\r\n" + GET,
     ],
 )
 def test_bytes_that_are_not_a_request_are_an_error(data):
-    with pytest.raises(h11.RemoteProtocolError):
+    with pytest.raises(h11.RemoteProtocolError) as refused:
         read(data)
+    assert error_of(refused.value).code == "bad_request"
+
+
+CHUNKED_HEAD = b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        CHUNKED_HEAD + b"Content-Length: 5\r\n\r\n0\r\n\r\n",
+        CHUNKED_HEAD.replace(b"\r\nTransfer", b"\r\nContent-Length: 0\r\nTransfer") + b"\r\n",
+        CHUNKED_HEAD.replace(b"1.1", b"1.0") + b"\r\n0\r\n\r\n",
+    ],
+)
+def test_a_body_whose_end_is_in_doubt_is_refused(data):
+    with pytest.raises(h11.RemoteProtocolError) as refused:
+        read(data)
+    assert (refused.value.error_status_hint, error_of(refused.value).code) == (400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "code"),
+    [
+        (b"GET / HTTP/2.0", 505, "http_version_not_supported"),
+        (b"get / HTTP/1.1", 501, "not_supported"),
+        (b"CONNECT x:80 HTTP/1.1", 501, "not_supported"),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked", 501, "not_supported"),
+    ],
+)
+def test_what_http_has_and_this_server_has_not_is_told_apart(line, status, code):
+    with pytest.raises(h11.RemoteProtocolError) as refused:
+        read(line + b"\r\nHost: x\r\n\r\n")
+    error = error_of(refused.value)
+    assert (error.status, error.code) == (status, code)
+
+
+@pytest.mark.parametrize("end", [b"", b"\r\n\r\n"])
+def test_the_bound_of_a_head_is_the_same_whether_it_has_come_whole_or_not(end):
+    with pytest.raises(h11.RemoteProtocolError) as refused:
+        read(b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 5_000 + end)
+    assert error_of(refused.value).code == "head_too_large"
+
+
+def test_a_head_of_just_the_bound_is_read_whatever_comes_behind_it():
+    head = POST.partition(b"hello")[0]
+    assert read(head + b"hello" + GET, max_head_bytes=len(head)).body == b"hello"
+    with pytest.raises(h11.RemoteProtocolError):
+        read(head + b"hello", max_head_bytes=len(head) - 1)
+
+
+@pytest.mark.parametrize("lines", [b"\r\n", b"\n", b"\r\n\r\n\n"])
+def test_a_few_empty_lines_before_a_request_are_passed_over(lines):
+    assert read(lines + POST).body == b"hello"
+    assert skip_empty_lines(lines + POST) == POST
+    assert skip_empty_lines(lines) == lines
+    parser = RequestParser(max_head_bytes=4_096)
+    for byte in lines:
+        parser.receive_data(bytes((byte,)))
+        assert parser.next_event() is h11.NEED_DATA
+    parser.receive_data(GET)
+    assert isinstance(parser.next_event(), h11.Request)
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "host"),
+    [
+        (b"http://Other.example:81/a?c=1", b"/a", "Other.example:81"),
+        (b"HTTPS://o?c=1", b"/", "o"),
+        (b"/a?c=1", b"/a", "x"),
+    ],
+)
+def test_the_authority_of_a_target_outweighs_the_host(target, path, host):
+    request = read(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (request.path, request.call.query.get("c")) == (path, "1")
+    assert request.call.headers.all("Host") == [host]
 
 
 names = st.text("abcxyz019-_", max_size=20).map("x-{}".format)

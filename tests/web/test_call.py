@@ -80,7 +80,13 @@ def test_the_media_type(value, media_type):
 
 @pytest.mark.parametrize(
     ("value", "length"),
-    [(None, None), (b"12", 12), (b"x", None), (b"-1", None), (b"0" * 9_999, None)],
+    [
+        (None, None),
+        (b"12", 12),
+        (b"x", None),
+        (b"-1", None),
+        *((text, 2**63 - 1) for text in (b"0" * 9_999, b"9223372036854775808")),
+    ],
 )
 def test_the_announced_length(value, length):
     headers = [] if value is None else [(b"content-length", value)]

@@ -8,8 +8,6 @@ the very functions behind Quart's endpoints.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable
 
 from websockets.utils import accept_key
@@ -17,6 +15,7 @@ from websockets.utils import accept_key
 from triocast.connection import Connection
 from triocast.node import Node
 from triocast.server.messages import Request, write_head
+from triocast.server.opening import check_key, check_version, is_upgrade
 from triocast.transports.deflate import DeflatedTextFrameEncoder
 from triocast.transports.websocket import WebSocketConnection
 from triocast.web import events, peerjs, signaling, websocket
@@ -87,9 +86,10 @@ def _upgrade(
     None if it is no opening handshake. Raises TriocastError if it is refused.
     """
     call = request.call
-    key = _websocket_key(call)
-    if key is None or request.body:
+    if request.body or not is_upgrade(call):
         return None
+    check_version(call)
+    key = check_key(call)
     origins.check(call)
     connection = open_connection(node, call)
     node.connections.admit(connection)
@@ -107,23 +107,3 @@ def _upgrade(
     connection.use_frames(request.behind, deflate=deflate if agreed else None)
     connection.preface = write_head("101 Switching Protocols", headers)
     return connection
-
-
-def _websocket_key(call: Call) -> str | None:
-    """Return the key of a well-formed opening handshake (RFC 6455, section 4.2.1), else None."""
-    headers = call.headers
-    keys = headers.all("Sec-WebSocket-Key")
-    well_formed = (
-        call.http_version == "1.1"
-        and [upgrade.lower() for upgrade in headers.all("Upgrade")] == ["websocket"]
-        and "upgrade" in (token.lower() for token in headers.tokens("Connection"))
-        and headers.all("Sec-WebSocket-Version") == ["13"]
-        and len(keys) == 1
-    )
-    if not well_formed:
-        return None
-    try:
-        nonce = base64.b64decode(keys[0], validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return keys[0] if len(nonce) == 16 else None

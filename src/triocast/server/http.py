@@ -21,7 +21,9 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from triocast.connection import Connection
+from triocast.errors import Timeout
 from triocast.server.http1 import Flooded, SafeH11Protocol
+from triocast.server.messages import skip_empty_lines
 from triocast.server.protocols import SafeProtocol
 from triocast.server.shortcuts import Shortcuts
 from triocast.server.turnstile import Turnstile
@@ -103,7 +105,7 @@ class HTTP:
         if self._shortcuts is not None and self.alpn != "h2":
             data = await self._receive()
             while data:
-                data = await self._complete(data)
+                data = await self._complete(skip_empty_lines(data))
                 rest = await self._take_shortcut(data)
                 if self._taken is not None or self._ended:
                     return self._taken
@@ -205,13 +207,15 @@ class HTTP:
             while True:
                 if data is None:
                     if self._time_is_over():
+                        if self._http1 is not None and self._http1.has_begun:
+                            await self._http1.refuse(Timeout("the request did not come in time"))
                         self.linger = True
                         return False
                     # A request or an upgrade was answered: what was held behind it goes on now.
                     await protocol.resume()
                 else:
                     if data and self._idle and self._http1 is not None and self._http1.at_rest:
-                        data = await self._complete(data)
+                        data = await self._complete(skip_empty_lines(data))
                         rest = await self._take_shortcut(data)
                         if self._taken is not None or self._ended:
                             return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 import h11
 import trio
@@ -13,8 +12,15 @@ from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.protocol.ws_stream import WSStream
 
+from triocast.errors import BadRequest, Flood, TriocastError
 from triocast.floods import MIN_DATA_BYTES, FloodLimiter
+from triocast.server.error_responses import SafeHTTPStream, encode_headers
+from triocast.server.messages import RefusedRequest, RequestParser, error_of
+from triocast.server.opening import is_upgrade
 from triocast.server.websocket import SafeWSStream
+from triocast.web.answers import refusal
+from triocast.web.call import Call
+from triocast.web.targets import split_target, with_authority
 
 _TEXT_HEADERS = (b"sec-websocket-protocol", b"sec-websocket-extensions")
 
@@ -23,11 +29,11 @@ class Flooded(Closed):
     """The connection is closed because the client sent too much that says nothing."""
 
 
-class LimitedConnection(h11.Connection):
+class LimitedConnection(RequestParser):
     """Refuses a body in too many pieces with next to nothing in them (see `triocast.floods`)."""
 
-    def __init__(self, max_head_bytes: int) -> None:
-        super().__init__(h11.SERVER, max_incomplete_event_size=max_head_bytes)
+    def __init__(self, *, max_head_bytes: int) -> None:
+        super().__init__(max_head_bytes=max_head_bytes)
         self.is_flooded = False
         self._limiter = FloodLimiter(trio.current_time())
 
@@ -39,7 +45,8 @@ class LimitedConnection(h11.Connection):
             self.is_flooded = True
             # As after what h11 refuses: else Hypercorn raises for what the application still sends.
             self._process_error(h11.CLIENT)
-            raise h11.RemoteProtocolError("too many small chunks", error_status_hint=429)
+            self.refused = RefusedRequest(Flood("too many small chunks"))
+            raise self.refused
         return event
 
 
@@ -87,10 +94,22 @@ class SafeH11Protocol(H11Protocol):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.connection = LimitedConnection(self.config.h11_max_incomplete_size)
+        # Another parser than upstream's, which takes what we refuse.
+        max_head_bytes = self.config.h11_max_incomplete_size
+        self.connection = LimitedConnection(max_head_bytes=max_head_bytes)
         self.can_read = TurnSignal()
         self.paused = False
         """Whether a further request waits for the one under way."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a request has begun to come, and its head is not there as a whole."""
+        connection = self.connection
+        return (
+            isinstance(connection, h11.Connection)
+            and connection.their_state is h11.IDLE
+            and bool(connection.trailing_data[0])
+        )
 
     async def _handle_events(self) -> None:
         try:
@@ -106,12 +125,21 @@ class SafeH11Protocol(H11Protocol):
         await self._handle_events()
 
     async def _create_stream(self, request: h11.Request) -> None:
-        if not (_upgrade_is_sane(request) and _target_is_sane(request.target)):
-            await self._send_error_response(400)
+        if not _upgrade_is_sane(request):
+            await self.refuse(BadRequest("the headers Sec-WebSocket-* are plain ASCII"))
             await self.send(Closed())
             return
-        kind: type[HTTPStream] | type[WSStream] = HTTPStream
-        if _wants_websocket(request):
+        authority, target = split_target(request.target)
+        # Compression would be accepted whenever it is offered (pgjones/hypercorn#307); it costs
+        # 100 kB a connection, and a stalled process for a bomb of half a megabyte.
+        headers = [
+            (name, value)
+            for name, value in with_authority(request.headers, authority)
+            if name != b"sec-websocket-extensions"
+        ]
+        version = request.http_version.decode()
+        kind: type[HTTPStream] | type[WSStream] = SafeHTTPStream
+        if _asks_for_websocket(request.method, version, headers):
             kind = SafeWSStream
             assert isinstance(self.connection, h11.Connection)
             self.connection = PatientWSConnection(self.connection)
@@ -126,21 +154,35 @@ class SafeH11Protocol(H11Protocol):
             self.stream_send,
             STREAM_ID,
         )
-        # Compression would be accepted whenever it is offered (pgjones/hypercorn#307); it costs
-        # 100 kB a connection, and a stalled process for a bomb of half a megabyte.
-        headers = [(n, v) for n, v in request.headers if n != b"sec-websocket-extensions"]
         await self.stream.handle(
             Request(
                 stream_id=STREAM_ID,
                 headers=headers,
-                http_version=request.http_version.decode(),
-                method=request.method.decode("ascii").upper(),
-                raw_path=request.target,
+                http_version=version,
+                method=request.method.decode("ascii"),
+                raw_path=target,
                 state=self.connection_state,
             )
         )
         self.keep_alive_requests += 1
         await self.context.mark_request()
+
+    async def refuse(self, error: TriocastError) -> None:
+        """Answer what is no request, or none that can be answered; the caller ends the rest."""
+        answer = refusal(error)
+        answer.headers.append(("connection", "close"))
+        headers = [*encode_headers(answer), *self.config.response_headers("h11")]
+        await self._send_h11_event(h11.Response(status_code=answer.status, headers=headers))
+        if getattr(self.connection, "method", None) != b"HEAD":
+            await self._send_h11_event(h11.Data(data=answer.body))
+        await self._send_h11_event(h11.EndOfMessage())
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """Called where the parser has refused what came."""
+        refused = getattr(self.connection, "refused", None)
+        await self.refuse(
+            BadRequest("this is no request") if refused is None else error_of(refused)
+        )
 
     async def stream_send(self, event: Any) -> None:
         await super().stream_send(event)
@@ -178,21 +220,14 @@ def _upgrade_is_sane(request: h11.Request) -> bool:
     return all(value.isascii() for name, value in request.headers if name in _TEXT_HEADERS)
 
 
-def _target_is_sane(target: bytes) -> bool:
-    """Quart parses targets that are no path, and answers 500 to those that cannot be."""
-    if target.startswith(b"/") or target == b"*":
-        return True
-    try:
-        return bool(urlsplit(target).netloc)
-    except ValueError:
-        return False
-
-
-def _wants_websocket(request: h11.Request) -> bool:
-    fields = {name: value.strip().lower() for name, value in request.headers}
-    tokens = fields.get(b"connection", b"").split(b",")
-    return (
-        request.method == b"GET"
-        and fields.get(b"upgrade") == b"websocket"
-        and any(token.strip() == b"upgrade" for token in tokens)
+def _asks_for_websocket(method: bytes, version: str, headers: list[tuple[bytes, bytes]]) -> bool:
+    return is_upgrade(
+        Call(
+            method=method.decode("ascii"),
+            scheme="http",
+            http_version=version,
+            query_string=b"",
+            headers=headers,
+            address=None,
+        )
     )

@@ -15,11 +15,11 @@ import trio
 from hypercorn.events import Closed, RawData
 from hypercorn.protocol.events import Body, Request, Response, StreamClosed
 from hypercorn.protocol.h2 import BUFFER_LOW_WATER, H2Protocol, StreamBuffer
-from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.utils import filter_pseudo_headers
 from hyperframe.frame import DataFrame, HeadersFrame, SettingsFrame
 
 from triocast.floods import MIN_DATA_BYTES, FloodLimiter
+from triocast.server.error_responses import SafeHTTPStream
 from triocast.server.http1 import Flooded
 from triocast.server.websocket import SafeWSStream
 from triocast.turns import Turns
@@ -310,7 +310,7 @@ class SafeH2Protocol(H2Protocol):
                 await self._end_flood()
             return
         self._unanswered.add(stream_id)
-        kind = SafeWSStream if websocket else HTTPStream
+        kind = SafeWSStream if websocket else SafeHTTPStream
         self.streams[stream_id] = kind(
             self.app,
             self.config,

@@ -1,20 +1,133 @@
-"""HTTP/1 messages without I/O: a request that is there as a whole, and the head of a response."""
+"""HTTP/1 messages without I/O: requests as we demand them, and the heads of responses."""
 
 from __future__ import annotations
 
 import functools
+import re
 import time
 from collections.abc import Iterable
 from email.utils import formatdate
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import h11
 
+from triocast.errors import (
+    BadRequest,
+    HeadTooLarge,
+    NotSupported,
+    TriocastError,
+    VersionNotSupported,
+)
 from triocast.web.call import Call
+from triocast.web.targets import check_framing, split_target, with_authority
 
 MAX_PIECES: Final = 16
 """Pieces of a body that are parsed at once."""
+
+MAX_EMPTY_LINES: Final = 8
+"""Empty lines before a request that are passed over (RFC 9112, 2.2)."""
+
+_EMPTY_LINES: Final = re.compile(rb"(?:\r?\n){1,%d}" % MAX_EMPTY_LINES)
+_HOST: Final = re.compile(rb"[^\s/?#@\\]*")
+
+
+class RefusedRequest(h11.RemoteProtocolError):
+    """A request that h11 would take, and we do not."""
+
+    def __init__(self, error: TriocastError) -> None:
+        super().__init__(error.message, error_status_hint=error.status)
+        self.error = error
+
+
+def error_of(error: h11.RemoteProtocolError) -> TriocastError:
+    """Return what the client is told about a request that is none."""
+    if isinstance(error, RefusedRequest):
+        return error.error
+    if error.error_status_hint == HeadTooLarge.status:
+        return HeadTooLarge("the head of the request is larger than max_header_bytes")
+    if error.error_status_hint == NotSupported.status:
+        return NotSupported(f"this is not supported: {error}")
+    return BadRequest(f"this is no request that HTTP/1.1 allows: {str(error)[:200]}")
+
+
+class RequestParser(h11.Connection):
+    """h11's parser of requests, stricter and more patient than it is (checked with h11 0.16).
+
+    It passes over empty lines before a request, bounds heads that come in one piece too, and
+    refuses bodies whose end is in doubt.
+    """
+
+    def __init__(self, *, max_head_bytes: int) -> None:
+        super().__init__(h11.SERVER, max_incomplete_event_size=max_head_bytes)
+        self.refused: h11.RemoteProtocolError | None = None
+        """Why the client's input is not read further."""
+        self.method: bytes | None = None
+        """The method of the request under way."""
+        self._max_head_bytes = max_head_bytes
+        self._empty_lines = 0
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """Return what h11 does. Raises h11.RemoteProtocolError."""
+        try:
+            return self._next_request() if self.their_state is h11.IDLE else super().next_event()
+        except h11.RemoteProtocolError as error:
+            self.refused = error
+            raise
+
+    def _next_request(self) -> Any:
+        if self._skip_empty_lines():
+            return h11.NEED_DATA
+        before = len(self._receive_buffer)
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._empty_lines = 0
+            self.method = event.method
+            try:
+                if before - len(self._receive_buffer) > self._max_head_bytes:
+                    raise HeadTooLarge("the head of the request is larger than max_header_bytes")
+                _check(event)
+            except TriocastError as error:
+                raise RefusedRequest(error) from None
+        return event
+
+    def _skip_empty_lines(self) -> bool:
+        """Pass over empty lines; return whether there is only the beginning of another one."""
+        if not self._receive_buffer:
+            return False
+        while self._empty_lines < MAX_EMPTY_LINES:
+            begin = bytes(self._receive_buffer._data[:2])
+            if begin == b"\r":
+                return True
+            length = 1 if begin[:1] == b"\n" else 2 if begin == b"\r\n" else 0
+            if not length:
+                break
+            self._receive_buffer.maybe_extract_at_most(length)
+            self._empty_lines += 1
+        return False
+
+
+def skip_empty_lines(data: bytes) -> bytes:
+    """Return data without the empty lines that it begins with, unless there is nothing else."""
+    if data[:1] not in (b"\r", b"\n"):
+        return data
+    lines = _EMPTY_LINES.match(data)
+    return data if lines is None or lines.end() == len(data) else data[lines.end() :]
+
+
+def _check(head: h11.Request) -> None:
+    """Raise TriocastError for a head that h11 takes, and we do not."""
+    if head.http_version not in (b"1.0", b"1.1"):
+        if head.method == b"PRI":
+            return  # The beginning of HTTP/2.
+        raise VersionNotSupported("this server speaks HTTP/1.0, HTTP/1.1 and HTTP/2")
+    if head.method == b"CONNECT" or not head.method.isupper():
+        raise NotSupported("this method is not known here; methods are in capitals")
+    split_target(head.target)
+    check_framing(head.headers, head.http_version.decode())
+    for name, value in head.headers:
+        if name == b"host" and _HOST.fullmatch(value) is None:
+            raise BadRequest("the header Host is no host")
 
 
 @attrs.frozen
@@ -35,7 +148,7 @@ def read_request(
 
     Raises h11.RemoteProtocolError if it is none.
     """
-    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head_bytes)
+    parser = RequestParser(max_head_bytes=max_head_bytes)
     parser.receive_data(data)
     head = parser.next_event()
     if not isinstance(head, h11.Request):
@@ -47,7 +160,7 @@ def read_request(
             return None
     if not isinstance(event, h11.EndOfMessage):
         return None
-    path = head.target.partition(b"?")[0]
+    path = split_target(head.target)[1].partition(b"?")[0]
     call = _call(head, address=address, secure=secure)
     closing = parser.their_state is h11.MUST_CLOSE
     return Request(path, call, b"".join(body), parser.trailing_data[0], not closing)
@@ -60,19 +173,20 @@ def read_head(
 
     Raises h11.RemoteProtocolError if it is none.
     """
-    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head_bytes)
+    parser = RequestParser(max_head_bytes=max_head_bytes)
     parser.receive_data(data)
     head = parser.next_event()
     return _call(head, address=address, secure=secure) if isinstance(head, h11.Request) else None
 
 
 def _call(head: h11.Request, *, address: str | None, secure: bool) -> Call:
+    authority, target = split_target(head.target)
     return Call(
         method=head.method.decode(),
         scheme="https" if secure else "http",
         http_version=head.http_version.decode(),
-        query_string=head.target.partition(b"?")[2],
-        headers=list(head.headers),
+        query_string=target.partition(b"?")[2],
+        headers=with_authority(head.headers, authority),
         address=address,
     )
 

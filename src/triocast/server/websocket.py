@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import trio
-from hypercorn.protocol.events import EndData, StreamClosed
+from hypercorn.protocol.events import EndData, Request, StreamClosed
 from hypercorn.protocol.ws_stream import FrameTooLargeError, WebsocketBuffer, WSStream
 from wsproto.events import CloseConnection, Event, Message
 from wsproto.frame_protocol import CloseReason
 
-from triocast.errors import EndReason
+from triocast.errors import EndReason, TriocastError
 from triocast.floods import FloodLimiter, fragment_units
+from triocast.server.error_responses import error_of_status, send_error
+from triocast.server.opening import check_key, check_version
 from triocast.turns import Turns
+from triocast.web.call import Call
 
 
 class BoundedMessage(WebsocketBuffer):
@@ -38,7 +41,7 @@ class BoundedMessage(WebsocketBuffer):
 
 
 class SafeWSStream(WSStream):
-    """A WebSocket in an HTTP/2 stream (RFC 8441)."""
+    """A WebSocket in an HTTP/2 stream (RFC 8441), or over HTTP/1.1 up to a takeover."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -46,6 +49,40 @@ class SafeWSStream(WSStream):
         self._limiter = FloodLimiter(trio.current_time())
         self._fragments = 0
         """Frames of the message that is on its way."""
+
+    async def handle(self, event: Any) -> None:
+        if isinstance(event, Request) and not self.closed:
+            try:
+                self._check(event)
+            except TriocastError as error:
+                self.closed = True
+                self.scope: Any = {"http_version": event.http_version}
+                # In a task of its own: over HTTP/2 what is sent waits for what is read.
+                self.task_group.spawn(self._refuse, error)
+                return
+        await super().handle(event)
+
+    def _check(self, request: Request) -> None:
+        """Raise TriocastError for a handshake that is wrong at every address."""
+        call = Call(
+            method=request.method,
+            scheme=self.scheme,
+            http_version=request.http_version,
+            query_string=b"",
+            headers=request.headers,
+            address=None,
+        )
+        check_version(call)
+        if request.http_version != "2":
+            check_key(call)
+
+    async def _refuse(self, error: TriocastError) -> None:
+        await send_error(self, error)
+        if self.scope["http_version"] == "2":
+            await self.send(StreamClosed(stream_id=self.stream_id))
+
+    async def _send_error_response(self, status_code: int) -> None:
+        await send_error(self, error_of_status(status_code))
 
     async def _handle_events(self) -> None:
         # Upstream goes on collecting after it has refused a message.

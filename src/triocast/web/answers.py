@@ -9,7 +9,7 @@ import msgspec
 from quart import Response
 from werkzeug.datastructures import Headers
 
-from triocast.errors import TriocastError, WrongContentEncoding
+from triocast.errors import TriocastError, UpgradeRequired, WrongContentEncoding
 
 
 @attrs.define
@@ -65,6 +65,12 @@ def refusal(error: TriocastError, *, status: int | None = None, code: str | None
         answer.headers.append(("retry-after", str(error.retry_after)))
     if answer.status == 401:
         answer.headers.append(("www-authenticate", "Bearer"))
+    if isinstance(error, UpgradeRequired):  # RFC 9110, 15.5.22; RFC 6455, 4.2.2
+        answer.headers += [
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+        ]
     if isinstance(error, WrongContentEncoding):
         answer.headers.append(("accept-encoding", "identity"))  # RFC 9110, 12.5.3
     return answer

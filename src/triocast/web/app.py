@@ -11,9 +11,17 @@ from quart import Response, has_request_context, request
 from quart import websocket as websocket_request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing.exceptions import WebsocketMismatch
 
 from triocast.engines import siblings
-from triocast.errors import TooManyConnections, TriocastError, Unavailable
+from triocast.errors import (
+    BadRequest,
+    CloseCode,
+    TooManyConnections,
+    TriocastError,
+    Unavailable,
+    UpgradeRequired,
+)
 from triocast.node import Node, NodeState, build_node
 from triocast.settings import Settings, load_settings
 from triocast.web import (
@@ -30,11 +38,14 @@ from triocast.web import (
     stats,
     websocket,
 )
-from triocast.web.answers import failure, refusal
+from triocast.web.answers import Answer, failure, refusal
 from triocast.web.body import Request
+from triocast.web.call import Call
 from triocast.web.current import NODE_KEY, ORIGINS_KEY, current_call, current_node
 from triocast.web.gate import Gate
 from triocast.web.origins import Origins, guard
+from triocast.web.plain import refuse
+from triocast.web.targets import SERVER, local_scope
 
 log = logging.getLogger("triocast.web")
 
@@ -68,10 +79,27 @@ class App(QuartTrio):
         """Serve what an ASGI server asks for."""
         is_start = scope["type"] == "lifespan" and trio.lowlevel.in_trio_task()
         obstacle = None if is_start else await self.gate.obstacle()
-        if obstacle is None:
+        if obstacle is not None:
+            await self.gate.refuse(obstacle, scope, receive, send)
+        elif scope["type"] == "lifespan":
             await super().asgi_app(scope, receive, send)
         else:
-            await self.gate.refuse(obstacle, scope, receive, send)
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            local = local_scope(scope)
+        except TriocastError as error:
+            answer = refusal(error)
+            if scope["http_version"].startswith("1"):
+                answer.headers.append(("connection", "close"))
+        else:
+            if local["path"] != SERVER:
+                await super().asgi_app(local, receive, send)
+                return
+            answer = _about_server(local)
+        answer.headers += self.config[ORIGINS_KEY].response_headers(Call.of_scope(scope))
+        await refuse(answer, (CloseCode.POLICY, "bad_request"), scope, receive, send)
 
 
 def create_app(settings: Settings | None = None, *, own_server: bool = False) -> QuartTrio:
@@ -151,6 +179,13 @@ async def _tell_of_failure(node: Node) -> None:
     )
 
 
+def _about_server(scope: Any) -> Answer:
+    """Answer what asks for no address, but for the server as a whole (RFC 9110, 9.3.7)."""
+    if scope.get("method") == "OPTIONS":
+        return Answer(204, [("allow", "DELETE, GET, HEAD, OPTIONS, POST, PUT")])
+    return refusal(BadRequest("only OPTIONS is about the server as a whole, *"))
+
+
 async def _refuse(error: TriocastError) -> Response:
     response = refusal(error).as_response()
     if isinstance(error, Unavailable):
@@ -164,6 +199,8 @@ async def _refuse(error: TriocastError) -> Response:
 
 async def _refuse_http(error: HTTPException) -> Response:
     """Answer what Quart itself refuses (no such path, method, body too large) in our form."""
+    if isinstance(error, WebsocketMismatch):
+        return _refuse_mismatch().as_response()
     code = (error.name or "error").lower().replace(" ", "_")
     answer = refusal(
         TriocastError(error.description or error.name), status=error.code or 500, code=code
@@ -174,6 +211,27 @@ async def _refuse_http(error: HTTPException) -> Response:
         if allowed:
             response.headers["Allow"] = allowed
     return response
+
+
+def _refuse_mismatch() -> Answer:
+    """Answer a request for a WebSocket's address, or a handshake at any other."""
+    call = current_call()
+    if not has_request_context():
+        return refusal(BadRequest("this address takes no WebSocket"))
+    if call.method not in ("GET", "HEAD"):
+        answer = refusal(
+            TriocastError("this address takes a WebSocket"), status=405, code="method_not_allowed"
+        )
+        answer.headers.append(("allow", "GET"))
+        return answer
+    if call.http_version == "2":
+        return refusal(BadRequest("this address takes a WebSocket: send CONNECT (RFC 8441)"))
+    return refusal(
+        UpgradeRequired(
+            "this address takes a WebSocket: send Connection: Upgrade, Upgrade: websocket,"
+            " Sec-WebSocket-Key, and Sec-WebSocket-Version: 13"
+        )
+    )
 
 
 async def _fail(error: Exception) -> Response:

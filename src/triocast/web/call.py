@@ -17,7 +17,7 @@ from triocast.wire.numbers import parse_whole
 MOST_QUERY_FIELDS: Final = 2_000
 
 MAX_LENGTH: Final = 2**63 - 1
-"""Bytes of body that can be announced."""
+"""Bytes of body that can be announced; what is beyond counts as this, and is refused as such."""
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 """Headers as ASGI and h11 have them: names in lower case."""
@@ -151,5 +151,9 @@ class Call:
 
     @property
     def content_length(self) -> int | None:
-        """How many bytes of body are announced; None if it is not said."""
-        return parse_whole(self.headers.get("content-length") or "", most=MAX_LENGTH)
+        """How many bytes of body are announced, up to `MAX_LENGTH`; None if it is not said."""
+        text = self.headers.get("content-length") or ""
+        if not (text.isascii() and text.isdecimal()):
+            return None
+        length = parse_whole(text, most=MAX_LENGTH)
+        return MAX_LENGTH if length is None else length

@@ -16,11 +16,12 @@ import trio
 from triocast.clock import Seldom
 from triocast.errors import NeedsTrio, NodeNotStarted, TriocastError
 from triocast.node import Node, NodeState
-from triocast.transports.links import ASGIReceive, ASGISend, breaks_off
-from triocast.web.answers import Answer, refusal
+from triocast.transports.links import ASGIReceive, ASGISend
+from triocast.web.answers import refusal
 from triocast.web.call import Call
 from triocast.web.events import refusal_for_now
 from triocast.web.origins import Origins
+from triocast.web.plain import refuse
 
 log = logging.getLogger("triocast.web")
 
@@ -74,19 +75,6 @@ class Gate:
         is_permanent = isinstance(error, NeedsTrio | NodeNotStarted)
         answer = refusal(error) if is_permanent else refusal_for_now(error, call)
         answer.headers += self._origins.response_headers(call)
-        if scope["type"] == "http":
-            await _send(scope, send, "http.response", answer)
-            return
-        await receive()  # websocket.connect
-        if "websocket.http.response" in (scope.get("extensions") or {}):
-            await _send(scope, send, "websocket.http.response", refusal(error))
-        else:
-            await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": error.code})
-
-
-async def _send(scope: Any, send: ASGISend, kind: str, answer: Answer) -> None:
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
-    headers.append((b"content-length", b"%d" % answer.content_length))
-    await send({"type": f"{kind}.start", "status": answer.status, "headers": headers})
-    more = answer.is_unfinished and breaks_off(scope)
-    await send({"type": f"{kind}.body", "body": answer.body, "more_body": more})
+        if scope["type"] == "websocket":
+            answer = refusal(error)
+        await refuse(answer, (TRY_AGAIN_LATER, error.code), scope, receive, send)

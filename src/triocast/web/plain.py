@@ -12,7 +12,7 @@ from typing import Any
 
 from triocast.errors import TriocastError, Unavailable
 from triocast.node import Node
-from triocast.transports.links import ASGIReceive, ASGISend
+from triocast.transports.links import ASGIReceive, ASGISend, breaks_off
 from triocast.web.answers import Answer, failure, refusal
 from triocast.web.body import RequestBody
 from triocast.web.call import Call
@@ -34,11 +34,34 @@ async def serve(
 ) -> None:
     """Answer one ASGI request to the path of an endpoint."""
     found = await answer(endpoint, node, origins, Call.of_scope(scope), receive)
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in found.headers]
-    if found.has_content:
-        headers.append((b"content-length", b"%d" % len(found.body)))
-    await send({"type": "http.response.start", "status": found.status, "headers": headers})
-    await send({"type": "http.response.body", "body": found.body, "more_body": False})
+    await send_answer(scope, send, found)
+
+
+async def send_answer(
+    scope: Any, send: ASGISend, answer: Answer, kind: str = "http.response"
+) -> None:
+    """Send a whole answer over ASGI; ``kind`` is what its messages' types begin with."""
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+    if answer.has_content:
+        headers.append((b"content-length", b"%d" % answer.content_length))
+    await send({"type": f"{kind}.start", "status": answer.status, "headers": headers})
+    more = answer.is_unfinished and breaks_off(scope)
+    await send({"type": f"{kind}.body", "body": answer.body, "more_body": more})
+
+
+async def refuse(
+    answer: Answer, close: tuple[int, str], scope: Any, receive: ASGIReceive, send: ASGISend
+) -> None:
+    """Refuse what a server asks the application for; by a close code and reason if it must be."""
+    if scope["type"] == "http":
+        await send_answer(scope, send, answer)
+        return
+    await receive()  # websocket.connect
+    if "websocket.http.response" in (scope.get("extensions") or {}):
+        await send_answer(scope, send, answer, "websocket.http.response")
+    else:
+        code, reason = close
+        await send({"type": "websocket.close", "code": code, "reason": reason})
 
 
 async def answer(
