@@ -332,6 +332,7 @@ FLOODS = {
     "padding": padded(1, 20),
     "RST_STREAM of a closed stream": frame(4, 3, 3),
     "empty DATA of a closed stream": frame(0, 0, 3),
+    "DATA of a closed stream": frame(20, 0, 3),
 }
 
 

@@ -52,6 +52,10 @@ END_STREAM: Final = 0x1
 _SETTINGS_BYTES: Final = 64
 """A frame of settings counts once more for each so many: `h2` keeps all that it has ever heard."""
 
+_MIN_UNWANTED_BYTES: Final = 1_024
+"""Data for a stream that has ended counts below this: what is still uploaded may come, in large
+frames. `h2` answers each and gives its bytes back."""
+
 _MIN_SENT_BYTES: Final = 64
 """A frame of data gives nothing back below this: small windows make us send many of them."""
 
@@ -250,9 +254,11 @@ class SafeH2Protocol(H2Protocol):
 
     def _min_data_bytes(self, stream_id: int) -> int:
         """Return below how many bytes data counts as nothing."""
+        stream = self.streams.get(stream_id)
+        if stream is None:
+            return _MIN_UNWANTED_BYTES
         # The frames of a WebSocket are counted there, and may be small.
-        is_websocket = isinstance(self.streams.get(stream_id), SafeWSStream)
-        return 1 if is_websocket else MIN_DATA_BYTES
+        return 1 if isinstance(stream, SafeWSStream) else MIN_DATA_BYTES
 
     async def _end_flood(self) -> None:
         await self._end(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM, Flooded())
