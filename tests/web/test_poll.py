@@ -86,7 +86,7 @@ async def test_the_wait_ends_without_an_event(autojump_clock, poll, publish, que
     assert trio.current_time() - began == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("form", ['"{}"', 'W/"{}"'])
+@pytest.mark.parametrize("form", ['"{}"', 'W/"{}"', '"x,y", W/"{}"', '"{}", "0.other.9"'])
 async def test_the_tag_says_where_the_client_stands_and_saves_an_empty_answer(
     autojump_clock, poll, publish, form
 ):
@@ -113,17 +113,31 @@ async def test_a_cursor_outweighs_the_tag(poll, publish):
     assert told(await poll({"If-None-Match": f'"{after}"'}, cursor=before)) == ([2], after)
 
 
-@pytest.mark.parametrize("tag", ['"somebody-elses"', "*", '""'])
-async def test_a_client_with_a_foreign_tag_is_a_newcomer(autojump_clock, poll, publish, tag):
+async def test_of_several_tags_the_furthest_of_this_store_counts(autojump_clock, poll, publish):
+    first, second = await publish(1), await publish(2)
+    tags = f'"{first}", "0.other.99", "{second}"'
+    new = await publish(3)
+    assert told(await poll({"If-None-Match": tags})) == ([3], new)
+
+
+async def test_any_tag_tells_a_client_where_it_stands_at_once(autojump_clock, poll, publish):
     at = await publish(1)
     began = trio.current_time()
-    assert told(await poll({"If-None-Match": tag})) == ([], at)
+    reply = await poll({"If-None-Match": "*"})
+    assert (reply.status_code, reply.headers["etag"]) == (304, f'"{at}"')
     assert trio.current_time() == began
 
 
-async def test_a_tag_of_another_store_is_answered_with_the_gap(poll, publish):
+@pytest.mark.parametrize("tag", ["a", '"a', "*, *", '"a" "b"', ""])
+async def test_a_tag_that_cannot_be_read_is_refused(poll, tag):
+    reply = await poll({"If-None-Match": tag})
+    assert (reply.status_code, reply.json()["code"]) == (400, "bad_request")
+
+
+@pytest.mark.parametrize("tag", ['"0.other.1"', '"somebody-elses"', '""', '"0.other.1", "x"'])
+async def test_a_tag_that_is_not_of_this_store_is_answered_with_the_gap(poll, publish, tag):
     at = await publish(1)
-    reply = await poll({"If-None-Match": '"0.other.1"'})
+    reply = await poll({"If-None-Match": tag})
     answer = reply.json()
     assert ([event["type"] for event in answer["events"]], answer["cursor"]) == (["gap"], at)
 

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triocast.documents import ABSENT, PRESENT, AnyVersion, Precondition
-from triocast.errors import BadRequest
+from triocast.errors import BadRequest, VersionConflict
 from triocast.web.call import Headers
-from triocast.web.preconditions import parse_tags, read_precondition, tag_of
+from triocast.web.preconditions import is_current, parse_tags, read_precondition, tag_of
 
 opaque = st.text(st.sampled_from("!#$%,.*W/abc019~\xff"), max_size=8)
 gaps = st.text(st.sampled_from(", \t"), max_size=3)
@@ -80,3 +80,25 @@ def test_tags_of_this_store_name_versions_and_others_none(headers, expected):
 )
 def test_a_precondition_is_true_of_these_versions(precondition, true_at):
     assert {version for version in range(3) if precondition.mismatch(version) is None} == true_at
+
+
+@pytest.mark.parametrize(
+    ("headers", "current"),
+    [
+        ({}, False),
+        ({"if-none-match": '"a"'}, True),
+        ({"if-none-match": 'W/"b", W/"a"'}, True),
+        ({"if-none-match": "*"}, True),
+        ({"if-none-match": '"b"'}, False),
+        ({"if-match": '"a"'}, False),
+        ({"if-match": "*", "if-none-match": '"a"'}, True),
+    ],
+)
+def test_a_client_has_what_its_tags_name(headers, current):
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    assert is_current(Headers(raw), '"a"') is current
+
+
+def test_a_client_that_wants_another_one_is_told_of_the_conflict():
+    with pytest.raises(VersionConflict):
+        is_current(Headers([(b"if-match", b'"b"')]), '"a"')

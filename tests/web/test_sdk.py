@@ -63,7 +63,6 @@ def test_the_first_module_loads_all_others():
         ('"other", W/{}', 304),
         ("*", 304),
         ('"other"', 200),
-        ("", 200),
         ('W/"other"', 200),
     ],
 )
@@ -74,6 +73,21 @@ async def test_a_client_that_has_the_file_gets_304(server, header, status):
     assert reply.headers["etag"] == tag
     assert reply.headers["cache-control"] == "public, no-cache"
     assert bool(reply.content) == ("content-type" in reply.headers) == (status == 200)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "status", "code"),
+    [
+        ("If-None-Match", "", 400, "bad_request"),
+        ("If-None-Match", "no-quotes", 400, "bad_request"),
+        ("If-Match", '"other"', 412, "version_conflict"),
+    ],
+)
+async def test_a_condition_that_is_false_or_cannot_be_read_is_told(
+    server, name, value, status, code
+):
+    reply = await server.http.get(MODULE, headers={name: value})
+    assert (reply.status_code, reply.json()["code"]) == (status, code)
 
 
 async def test_head_answers_as_get_does(server):

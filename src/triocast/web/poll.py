@@ -6,14 +6,16 @@ from typing import Final
 
 from quart import Blueprint, Response
 
-from triocast.errors import BadRequest, InvalidCursor
+from triocast.documents import AnyVersion
+from triocast.errors import BadRequest
 from triocast.transports.poll import LONGEST_WAIT_SECONDS, Poll
 from triocast.web.answers import Answer
 from triocast.web.call import Call, Fields
 from triocast.web.current import current_call, current_node, grant_of, new_connection_id
 from triocast.web.parameters import check_query
+from triocast.web.preconditions import Tags, names_tag, parse_tags
 from triocast.web.subscribing import read_channels, read_filter, read_start
-from triocast.wire.start import Start, parse_cursor
+from triocast.wire.start import Start, parse_foreign_cursor
 
 PATH: Final = "/realtime/poll"
 
@@ -29,45 +31,44 @@ async def poll() -> Response:
 
     Query: what `subscribing` reads, and ``wait`` in seconds. The cursor is the ``ETag``, too: a
     client that sends it as ``If-None-Match`` gets 304 when nothing is new, and need not give it
-    anywhere else.
+    anywhere else. ``*`` says that it has something, but not what: it is told where it stands.
     """
     node, call = current_node(), current_call()
     check_query(call, "GET /realtime/poll")
     grant = grant_of(node, call)
-    known = _known(call)
+    known = parse_tags("If-None-Match", call.headers.all("If-None-Match"))
     question = Poll(
         node.connections,
         id=new_connection_id(),
         grant=grant,
         channels=read_channels(node, call.query, grant),
         filter=read_filter(call.query),
-        start=_read_start(call, known),
+        start=_read_start(call, known, node.engine.head.epoch),
     )
     found = await question.ask(_read_wait(call.query))
+    tag = f'"{found.cursor}"'
     headers = [
         ("content-type", "application/json"),
         ("cache-control", "private, no-cache"),
-        ("etag", f'"{found.cursor}"'),
+        ("etag", tag),
     ]
-    if found.cursor == known and not found.envelopes:
+    if known is not None and names_tag(known, tag) and not found.envelopes:
         return Answer(304, headers[1:]).as_response()
     return Answer(200, headers, found.as_json()).as_response()
 
 
-def _known(call: Call) -> str | None:
-    """Return the cursor that the client has an answer for."""
-    tag = call.headers.get("If-None-Match")
-    return None if tag is None else tag.removeprefix("W/").strip('"')
+def _read_start(call: Call, known: Tags | None, epoch: str) -> Start | None:
+    """Return where a client begins, by its cursor or else by the answers that it has.
 
-
-def _read_start(call: Call, known: str | None) -> Start | None:
+    Of several it is the furthest of this store. A tag that is none of ours is a cursor of the past
+    that this store does not have: its client is told so by a gap.
+    """
     start = read_start(call)
-    if start is None and known is not None:
-        try:
-            return parse_cursor(known)
-        except InvalidCursor:
-            return None  # Somebody else's tag: the client has nothing of ours.
-    return start
+    if start is not None or known is None or known is AnyVersion.ANY:
+        return start
+    starts = [parse_foreign_cursor(tag) for tag in known]
+    here = [each for each in starts if each.position and each.position.epoch == epoch]
+    return max(here, key=lambda each: each.position.seq if each.position else 0, default=starts[0])
 
 
 def _read_wait(query: Fields) -> float:

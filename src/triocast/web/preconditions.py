@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from triocast.documents import AnyVersion, Precondition, Versions
-from triocast.errors import BadRequest
+from triocast.errors import BadRequest, VersionConflict
 from triocast.web.call import Headers
 from triocast.wire.numbers import parse_whole
 
@@ -65,6 +65,23 @@ def read_precondition(headers: Headers, epoch: str) -> Precondition | None:
     if match is None and none_match is None:
         return None
     return Precondition(_versions(match, epoch), _versions(none_match, epoch))
+
+
+def is_current(headers: Headers, tag: str) -> bool:
+    """Return whether a client has what it asks for, whose entity tag this is, in its quotes.
+
+    Raises VersionConflict if it asks for something else by ``If-Match``, and BadRequest.
+    """
+    match = parse_tags("If-Match", headers.all("If-Match"))
+    if match is not None and not names_tag(match, tag):
+        raise VersionConflict(f"there is {tag}, and If-Match asks for another one")
+    none_match = parse_tags("If-None-Match", headers.all("If-None-Match"))
+    return none_match is not None and names_tag(none_match, tag)
+
+
+def names_tag(tags: Tags, tag: str) -> bool:
+    """Return whether tags name one, which is in its quotes."""
+    return tags is AnyVersion.ANY or tag.strip('"') in tags
 
 
 def _versions(tags: Tags | None, epoch: str) -> Versions | None:

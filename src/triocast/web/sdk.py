@@ -12,6 +12,7 @@ from quart import Blueprint, Response, request
 from triocast.errors import Disabled
 from triocast.web.answers import Answer
 from triocast.web.current import current_call, current_node
+from triocast.web.preconditions import is_current
 
 blueprint = Blueprint("sdk", __name__)
 
@@ -65,8 +66,7 @@ async def _asset() -> Response:
     call = current_call()
     asset = ASSETS[request.path]
     headers = [("cache-control", "public, no-cache"), ("etag", asset.tag)]
-    tags = {tag.removeprefix("W/") for tag in call.headers.tokens("If-None-Match")}
-    if tags & {asset.tag, "*"}:
+    if is_current(call.headers, asset.tag):
         return Answer(304, headers).as_response()
     headers += [
         ("content-type", asset.content_type),
