@@ -4,7 +4,7 @@ from ipaddress import AddressValueError
 
 import pytest
 
-from triocast.signaling.subjects import address_subject, user_subject
+from triocast.signaling.subjects import address_subject, may_be_proxy, user_subject
 
 
 def test_a_user_and_an_address_are_never_the_same() -> None:
@@ -22,6 +22,22 @@ def test_each_address_of_ipv4_is_somebody_else() -> None:
 )
 def test_who_has_a_network_of_ipv6_is_one(address: str) -> None:
     assert address_subject(address) == "address:2001:db8:1:2::/64"
+
+
+@pytest.mark.parametrize(
+    ("address", "may_be"),
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("10.1.2.3", True),
+        ("fd00::1", True),
+        (None, True),
+        ("8.8.8.8", False),
+        ("2a00:1450::1", False),
+    ],
+)
+def test_a_proxy_is_near(address: str | None, may_be: bool) -> None:
+    assert may_be_proxy(address) is may_be
 
 
 def test_networks_of_ipv6_are_told_apart() -> None:

@@ -113,6 +113,20 @@ async def test_a_peer_is_read_no_faster_than_it_is_told(autojump_clock, open_pee
     assert count(peer) == 100
 
 
+@pytest.mark.parametrize(
+    ("code", "told"), [(1001, ["peer-left"]), (1000, []), (None, []), (4000, [])]
+)
+async def test_a_page_that_is_left_takes_its_peer_along(open_peer, code, told):
+    ann, bob = await open_peer("r"), await open_peer("r", address="192.0.2.2")
+    ann.take()
+    bob.protocol.send_close(code)
+    await bob.flush()
+    assert [message["type"] for message in ann.take()] == told
+    carl = await open_peer("r", address="192.0.2.3")
+    others = [peer["peer"] for peer in carl.joined["peers"]]
+    assert (bob.joined["peer"] in others) is (not told)
+
+
 async def test_what_cannot_be_read_counts_as_well(autojump_clock, open_peer):
     peer = await open_peer()
     await send_all(peer, [{"type": "dance"}] * 100)

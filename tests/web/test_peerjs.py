@@ -96,6 +96,16 @@ async def test_an_id_belongs_to_the_client_with_its_secret(server):
     assert server.node.peerjs.peers.ids == ["ann"]
 
 
+async def test_a_secret_may_be_as_long_as_a_token(server):
+    secret = "s" * 8_191
+    first = await connect(server, "ann", secret=secret + "1")
+    assert await told(first) == OPEN
+    assert (await told(await connect(server, "ann", secret=secret + "2")))[0] == "ID-TAKEN"
+    assert await told(await connect(server, "ann", secret=secret + "1")) == OPEN
+    await first.settle()
+    assert first.close_code == 4501
+
+
 @pytest.mark.parametrize(
     ("query", "why"),
     [
@@ -107,7 +117,7 @@ async def test_an_id_belongs_to_the_client_with_its_secret(server):
         ("key=a%20b&id=a&token=s", "Invalid key provided"),
         ("key=k&id=-a&token=s", "Invalid id or token provided"),
         (f"key=k&id={'a' * 129}&token=s", "Invalid id or token provided"),
-        (f"key=k&id=a&token={'s' * 257}", "Invalid id or token provided"),
+        (f"key=k&id=a&token={'s' * 8_193}", "Invalid id or token provided"),
     ],
 )
 async def test_a_refused_client_is_let_in_to_be_told_why(server, query, why):

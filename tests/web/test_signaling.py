@@ -216,6 +216,15 @@ async def test_rooms_are_for_administrators(nursery):
 # Moderation.
 
 
+async def test_a_page_that_is_left_takes_its_peer_along(join):
+    ann, _ = await join()
+    bob, joined = await join()
+    await ann.take()
+    await bob.tell({"type": "websocket.disconnect", "code": 1001})
+    (left,) = await ann.take()
+    assert (left["type"], left["peer"], left["reason"]) == ("peer-left", joined["peer"], "left")
+
+
 async def test_a_kicked_peer_may_come_back(join, moderate, view):
     ann, joined = await join()
     bob, _ = await join()
@@ -233,6 +242,24 @@ async def test_a_kick_with_a_ban_keeps_the_user_out_for_a_while(autojump_clock, 
     assert (await join())[1]["code"] == "forbidden"
     await trio.sleep(61)
     assert (await join())[1]["type"] == "joined"
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
+@pytest.mark.parametrize(
+    ("address", "is_banned"), [("127.0.0.1", False), ("10.0.0.7", False), ("8.8.8.8", True)]
+)
+async def test_nobody_is_banned_by_the_address_of_a_proxy(nursery, address, is_banned, header):
+    server = serve(nursery, insecure_anonymous=True)
+
+    async def join(hop):
+        client = await server.connect(PATH, headers={header: hop}, address=address)
+        return (await client.ask(type="join", room="stage"))[0]
+
+    joined = await join("203.0.113.1")
+    order = {"action": "kick", "room": "stage", "peer": joined["peer"], "ban_seconds": 60}
+    reply = await server.http.post(ROOMS_PATH, json=order)
+    assert reply.json() == {"done": True, "banned": is_banned}
+    assert (await join("203.0.113.2")).get("code") == ("forbidden" if is_banned else None)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::ffff:127.0.0.1"])

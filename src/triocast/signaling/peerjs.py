@@ -63,8 +63,8 @@ class PeerLimits:
 
 @attrs.frozen
 class Owner:
-    """Who holds an id: the ``secret`` that a client makes up and comes back with, and its
-    ``user`` where there is one.
+    """Who holds an id: the ``secret`` that a client makes up and comes back with (or a digest
+    of it), and its ``user`` where there is one.
     """
 
     id: str

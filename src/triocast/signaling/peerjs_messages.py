@@ -20,7 +20,9 @@ from triocast.wire import json
 
 MAX_DEPTH: Final = 32
 LONGEST_ID: Final = 128
-LONGEST_SECRET: Final = 256
+MAX_SECRET: Final = 8_192
+"""Characters of a client's ``token``, as of all tokens: some applications have a JWT there."""
+
 
 NOT_ALL_GIVEN: Final = "No id, token, or key supplied to websocket server"
 INVALID_KEY: Final = "Invalid key provided"

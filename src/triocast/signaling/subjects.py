@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 OF_ONE_SITE: Final = 64
@@ -22,6 +22,14 @@ def subject_at(address: str | None) -> str:
         return address_subject(address or "")
     except ValueError:
         return f"address:{address}"  # of a Unix socket, or what a stock server makes up
+
+
+def may_be_proxy(address: str | None) -> bool:
+    """Whether a proxy in front of us may be at this address: on this machine or network."""
+    try:
+        return ip_address(address or "").is_private
+    except ValueError:
+        return True  # a Unix socket
 
 
 @lru_cache(maxsize=4_096)

@@ -49,6 +49,9 @@ DUE_SECONDS: Final = 1.0
 REFUSED_BYTES: Final = 65_536
 """What a join with a wrong token counts for: it costs us a signature, and others guess."""
 
+GOING_AWAY: Final = 1001
+"""The close code of browsers whose page is reloaded or left (RFC 6455, 7.4.1)."""
+
 GrantOf = Callable[[str], Grant]
 
 
@@ -92,13 +95,18 @@ class Signaling:
         self.strangers.discard(connection)
 
     def leave(self, connection: SignalingConnection, reason: EndReason) -> None:
-        """Be told that it has ended. Its peer may come back, unless its grant has ended."""
+        """Be told that it has ended.
+
+        Its peer may come back, unless its grant has ended or the client said that its page is left.
+        """
         if not self._recipients.leave(connection):
             return
         self.strangers.discard(connection)
         now = trio.current_time()
         if reason is EndReason.GRANT_ENDED:
             self.carry_out(self.rooms.end(connection.id, CloseCode.UNAUTHORIZED, "", now))
+        elif reason is EndReason.CLIENT_CLOSED and connection.client_close_code == GOING_AWAY:
+            self.carry_out(self.rooms.end(connection.id, CloseCode.NORMAL, "", now))
         else:
             self.carry_out(self.rooms.lost(connection.id, now))
 
@@ -106,7 +114,7 @@ class Signaling:
 class SignalingConnection(WebSocketConnection):
     """A client that joins one room, as one peer."""
 
-    __slots__ = ("_first_grant", "_grant_of", "_is_peer", "_pace", "_signaling")
+    __slots__ = ("_first_grant", "_grant_of", "_is_peer", "_pace", "_shares_address", "_signaling")
 
     transport = "signaling"
 
@@ -119,12 +127,14 @@ class SignalingConnection(WebSocketConnection):
         grant: Grant | None,
         grant_of: GrantOf | None,
         address: str | None,
+        shares_address: bool = False,
     ) -> None:
         """Make the connection of a client.
 
-        ``grant`` is what it brought with its handshake; without one, the token in its ``join``
-        is made into one by ``grant_of``, which raises Unauthorized. Without that no token is
-        looked at.
+        ``shares_address`` says that others come from its address, who have nothing to do with it:
+        so a ban of this client must not be one of the address. ``grant`` is what it brought with
+        its handshake; without one, the token in its ``join`` is made into one by ``grant_of``,
+        which raises Unauthorized.
         """
         super().__init__(
             connections,
@@ -136,6 +146,7 @@ class SignalingConnection(WebSocketConnection):
         self._signaling = signaling
         self._first_grant = grant
         self._grant_of = grant_of
+        self._shares_address = shares_address
         self._is_peer = False
         self._pace = Pace(signaling.rooms.limits.rate)
         self._heartbeat_seconds = signaling.rooms.limits.heartbeat_seconds
@@ -246,7 +257,7 @@ class SignalingConnection(WebSocketConnection):
             raise JoinForbidden("you may not join this room")
         ends = self.grant.expires_at
         return Admission(
-            subject=subject_at(self.address) if self.user is None else user_subject(self.user),
+            subject=self._subject(),
             role=right.role,
             may_create=right.create,
             may_claim=right.claim,
@@ -254,6 +265,11 @@ class SignalingConnection(WebSocketConnection):
             is_known=self.user is not None,
             seconds=None if ends is None else max(0, int(ends - time.time())),
         )
+
+    def _subject(self) -> str | None:
+        if self.user is not None:
+            return user_subject(self.user)
+        return None if self._shares_address else subject_at(self.address)
 
     def _take_grant(self, token: str | None) -> None:
         if token is None or self._grant_of is None:

@@ -117,6 +117,7 @@ class ASGIWebSocketLink(TaskLink):
         self._receive = receive
         self._send = send
         self.close_code = 1000
+        self.client_close_code: int | None = None
         self.is_flooded = False
         """Whether our server ended it as a flood; other servers have bounds of their own."""
 
@@ -129,6 +130,7 @@ class ASGIWebSocketLink(TaskLink):
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
                 self.is_flooded = message.get("reason") == EndReason.FLOOD.word
+                self.client_close_code = message.get("code")
                 return None
             if message["type"] == "websocket.receive":
                 text: str | None = message.get("text")
@@ -223,6 +225,13 @@ class WebSocketConnection(Connection):
     def _has_enough(self, turns: Turns) -> bool:
         """Say whether what was handled is to be answered, and others should get their turn."""
         return turns.over()
+
+    @property
+    def client_close_code(self) -> int | None:
+        """The code that the client has closed with; None if it has not."""
+        if self._reader is not None:
+            return self._reader.peer_close_code
+        return getattr(self._link, "client_close_code", None)
 
     def _push_heartbeat(self) -> None:
         """Push a heartbeat besides the ping; where there are no pings, in their place."""

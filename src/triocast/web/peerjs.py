@@ -6,6 +6,7 @@ address because that client has no other place for it.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from typing import Final
@@ -16,7 +17,7 @@ from triocast.auth import Grant, RoomRight
 from triocast.errors import Disabled, Forbidden, NotFound, TriocastError, Unauthorized
 from triocast.node import Node
 from triocast.signaling.peerjs import Owner, is_issued, issue_id
-from triocast.signaling.peerjs_messages import INVALID_KEY, LONGEST_SECRET, NOT_ALL_GIVEN, is_id
+from triocast.signaling.peerjs_messages import INVALID_KEY, MAX_SECRET, NOT_ALL_GIVEN, is_id
 from triocast.transports.peerjs import PeerJS, PeerJSConnection
 from triocast.web.answers import Answer, json_answer
 from triocast.web.asgi import StreamResponse
@@ -104,11 +105,13 @@ def _claim(node: Node, call: Call) -> tuple[Grant, Owner]:
         if error.code == NotFound.code or _is_token(node, key):
             raise Unauthorized(INVALID_KEY) from None
         raise  # It is not about the key, but about where the caller is.
-    if not is_id(id) or len(secret) > LONGEST_SECRET:
+    if not is_id(id) or len(secret) > MAX_SECRET:
         raise NotFound("Invalid id or token provided")
     if not right.claim and not is_issued(id, node.settings.token_key or "", grant.user):
         raise Forbidden("This key does not allow ids of one's own choice")
-    return grant, Owner(id, secret, grant.user)
+    # Its digest does for recognising it, and is short: a secret may be a token of some kB.
+    digest = hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
+    return grant, Owner(id, digest, grant.user)
 
 
 def _enabled(node: Node) -> PeerJS:

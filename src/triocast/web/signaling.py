@@ -13,7 +13,7 @@ from triocast.errors import BadRequest, Disabled, WrongContentType
 from triocast.events import LONGEST_USER
 from triocast.node import Node
 from triocast.signaling.messages import is_room
-from triocast.signaling.subjects import address_subject, user_subject
+from triocast.signaling.subjects import address_subject, may_be_proxy, user_subject
 from triocast.transports.signaling import SUBPROTOCOL, SignalingConnection
 from triocast.turns import finish
 from triocast.web.answers import json_answer
@@ -71,7 +71,17 @@ def open_signaling(node: Node, call: Call) -> SignalingConnection:
         grant=None if waits_for_token else grant_of(node, call),
         grant_of=authenticator.grant_of_token if authenticator.has_key else None,
         address=call.address,
+        shares_address=_shares_address(call),
     )
+
+
+def _shares_address(call: Call) -> bool:
+    """Whether the client comes through a proxy of ours, as all others do.
+
+    Only a proxy that is near is believed: others say what they like, to evade a ban.
+    """
+    headers = call.headers
+    return may_be_proxy(call.address) and ("X-Forwarded-For" in headers or "Forwarded" in headers)
 
 
 def choose_subprotocol(call: Call) -> str | None:
@@ -159,9 +169,14 @@ async def moderate() -> Response:
     await finish(json.checking(text, max_depth=node.settings.max_json_depth))
     order = json.decode(_orders, text)
     room, known, now = _check_room(order.room), signaling.rooms, trio.current_time()
+    done = {"done": True}
     match order:
         case Kick():
             seconds = _check_seconds(order.ban_seconds)
+            if seconds:
+                done["banned"] = any(
+                    peer.id == order.peer and peer.subject is not None for peer in known.view(room)
+                )
             signaling.carry_out(known.kick(room, order.peer, now, ban_seconds=seconds))
         case Ban():
             seconds = _check_seconds(order.seconds)
@@ -174,7 +189,7 @@ async def moderate() -> Response:
             known.lock(room, False)
         case CloseRoom():
             signaling.carry_out(known.close_room(room, now))
-    return json_answer({"done": True}).as_response()
+    return json_answer(done).as_response()
 
 
 def _check_room(name: str) -> str:

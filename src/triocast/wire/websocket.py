@@ -197,6 +197,12 @@ class FrameReader:
         """Whether the peer's close frame came before ours."""
         return self._protocol is not None and bool(self._protocol.close_rcvd_then_sent)
 
+    @property
+    def peer_close_code(self) -> int | None:
+        """The code of the peer's close frame, 1005 if it has none; None if none came."""
+        received = None if self._protocol is None else self._protocol.close_rcvd
+        return None if received is None else received.code
+
     def receive(self, data: bytes) -> Iterator[str | bytes | None]:
         """Take bytes; return the messages that they complete, and None for each other frame.
 
