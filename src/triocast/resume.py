@@ -20,6 +20,7 @@ from typing import Final
 import attrs
 
 from triocast.engines import Engine
+from triocast.engines.order import SEQ
 from triocast.events import Position, Publication, pattern_matches
 from triocast.subscriptions import EVERYTHING, Filter
 from triocast.wire.start import After, Last, Latest, Start
@@ -195,7 +196,7 @@ class StateBacklog(Backlog):
                 self._at = self.live.seq
                 gap = Gap(GapReason.OVERFLOW, self._names, None, self.live, resume_at=self.live)
                 return Page((gap,), (), self._at)
-            self._rest = sorted(found, key=lambda publication: publication.seq)
+            self._rest = sorted(found, key=SEQ)
         elif self._at == self.live.seq:
             return None
         page, self._rest = self._rest[:PAGE_EVENTS], self._rest[PAGE_EVENTS:]

@@ -152,6 +152,7 @@ class MemoryEngine(Engine):
         self, names: Sequence[str], *, limit: int, limit_bytes: int
     ) -> tuple[Publication, ...] | None:
         await trio.lowlevel.checkpoint()
+        turns = Turns()
         found: list[Publication] = []
         size = 0
         # In one step, which the limit bounds: so it is of one moment.
@@ -161,7 +162,10 @@ class MemoryEngine(Engine):
             size += sum(len(publication.event.data) for publication in newest)
             if len(found) > limit or size > limit_bytes:
                 return None
-        return tuple(sorted(found, key=SEQ))
+        await turns.give_if_over()
+        found.sort(key=SEQ)
+        await turns.give_if_over()
+        return tuple(found)
 
     async def document(self, channel: str, key: str) -> Document | None:
         await trio.lowlevel.checkpoint()
