@@ -10,6 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from triocast import hub as hub_module
 from triocast import turns as turns_module
+from triocast.errors import Overloaded
 from triocast.events import Event, Position, Publication, pattern_matches
 from triocast.hub import Hub
 from triocast.subscriptions import (
@@ -402,6 +403,26 @@ class TestWhoIsThere:
         assert await hub.channels() == {"$all": 2, "$user:u": 2, "ns:a": 2, "ns:*": 1}
         assert hub.subscribers() == (one, two)
         assert hub.subscriptions(two) == ("$all", "$user:u", "ns:a")
+
+    async def test_all_subscriptions_together_are_bounded(self):
+        hub = Hub(inbox_bytes=INBOX_BYTES, head=Position("e", 0), max_subscriptions=6)
+        one, two = Listener("1"), Listener("2", user="u")
+        hub.add(one)
+        hub.add(two)  # With $all each, and $user:u.
+        hub.subscribe(one, ["a", "b*"])
+        hub.subscribe(one, ["a"], make_filter(["T"], []))
+        hub.check_room(1)
+        with pytest.raises(Overloaded):
+            hub.check_room(2)
+        hub.subscribe(two, ["a"])
+        with pytest.raises(Overloaded):
+            hub.check_room(1)
+        hub.unsubscribe(one, ["a", "other"])
+        hub.check_room(1)
+        hub.remove(one)
+        hub.check_room(3)
+        hub.remove(two)
+        hub.check_room(6)
 
     async def test_patterns_that_come_and_go_are_seen_at_once(self, hub, join, feed):
         listener = join("1")

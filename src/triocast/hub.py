@@ -21,6 +21,7 @@ Rules that keep the promises:
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -31,6 +32,7 @@ import attrs
 import trio
 
 from triocast.clock import Seldom
+from triocast.errors import Overloaded
 from triocast.events import Position, Publication
 from triocast.portions import Batch, Portion
 from triocast.subscriptions import (
@@ -75,8 +77,11 @@ class HubStats:
 class Hub:
     """The fan-out of one process, and its door to the subscriptions."""
 
-    def __init__(self, *, inbox_bytes: int, head: Position) -> None:
+    def __init__(
+        self, *, inbox_bytes: int, head: Position, max_subscriptions: int = sys.maxsize
+    ) -> None:
         self.stats = HubStats()
+        self._max_subscriptions = max_subscriptions
         self._inbox_bound = inbox_bytes
         self._inbox: deque[Publication] = deque()
         self._inbox_filled = trio.Event()
@@ -190,6 +195,11 @@ class Hub:
     def subscription_count(self, subscriber: Subscriber) -> int:
         """Return how many channels and patterns a subscriber has asked for."""
         return self._subscriptions.asked(subscriber)
+
+    def check_room(self, added: int) -> None:
+        """Raise Overloaded if all subscribers together may not have so many more subscriptions."""
+        if self._subscriptions.total + added > self._max_subscriptions:
+            raise Overloaded(f"this server has its {self._max_subscriptions} subscriptions")
 
     def subscribers(self) -> tuple[Subscriber, ...]:
         """Return everybody who is in now."""

@@ -212,7 +212,11 @@ class Node:
 def build_node(settings: Settings) -> Node:
     """Return a node that does not run yet."""
     engine = open_engine(settings, epoch=secrets.token_hex(4))
-    hub = Hub(inbox_bytes=settings.inbox_bytes, head=engine.head)
+    hub = Hub(
+        inbox_bytes=settings.inbox_bytes,
+        head=engine.head,
+        max_subscriptions=settings.max_subscriptions,
+    )
     # From now on, so that nothing published before the first turn of `run` passes the hub by.
     engine.attach(hub)
     publisher = Publisher(

@@ -219,6 +219,8 @@ class Subscriptions:
         self._by_id: dict[str, Subscriber] = {}
         self.departures = 0
         """How many memberships have ended: while this stands still, nobody has left."""
+        self.total = 0
+        """How many channels and patterns all subscribers have, each counted for each of them."""
 
     def add(self, subscriber: Subscriber, filter: Filter, live: int) -> None:
         """Let a subscriber in, with what is for all and for its user."""
@@ -234,6 +236,7 @@ class Subscriptions:
             return
         del self._by_id[subscriber.id]
         self.departures += 1
+        self.total -= len(names)
         for name, members in names.items():
             self._leave(subscriber, name, members)
 
@@ -245,6 +248,8 @@ class Subscriptions:
             if old.group.filter == filter:
                 return
             self._leave(subscriber, name, old)
+            self.total -= 1
+        self.total += 1
         table = self._table(name)
         audience = table.get(name)
         if audience is None:
@@ -263,6 +268,7 @@ class Subscriptions:
         members = self._subscribers.get(subscriber, {}).pop(name, None)
         if members is not None:
             self._leave(subscriber, name, members)
+            self.total -= 1
 
     def names(self, subscriber: Subscriber) -> tuple[str, ...]:
         """Return the channels and patterns of a subscriber."""

@@ -77,6 +77,7 @@ def test_settings_are_given_by_name_and_listed_in_the_order_of_the_class():
         ("takeover", 1, "a int is not allowed here"),
         ("max_connections", 0, "0 is out of range"),
         ("max_channels_per_connection", 0, "0 is out of range"),
+        ("max_subscriptions", 0, "0 is out of range"),
         ("max_event_bytes", 0, "0 is out of range"),
         ("max_body_bytes", 0, "0 is out of range"),
         ("max_message_bytes", 0, "0 is out of range"),

@@ -29,7 +29,7 @@ from triocast.web.subscribing import (
 )
 from triocast.wire.start import MOST_LAST, After, Last, Latest
 
-from .serving import make_call
+from .serving import make_call, serve
 
 MOST = 1_000
 
@@ -221,3 +221,25 @@ def test_what_a_client_sends_by_itself_may_be_no_cursor_and_asks_for_a_gap(targe
 def test_what_a_page_has_written_and_is_no_cursor_is_refused(name):
     with pytest.raises(InvalidCursor):
         read_start(asking(**{name: "42"}))
+
+
+@pytest.mark.parametrize("path", ["/realtime/events", "/realtime/ws", "/realtime/poll"])
+async def test_all_clients_together_have_a_bounded_number_of_subscriptions(nursery, path):
+    server = serve(nursery, max_subscriptions=4)
+    client = await server.connect("/realtime/ws?channel=a&channel=b")
+    await client.take()
+    (refused,) = await client.ask(type="subscribe", id=1, channels=["c", "d"])
+    assert (refused["code"], refused["temporary"]) == ("overloaded", True)
+    (done,) = await client.ask(type="subscribe", id=2, channels=["a", "c"])
+    assert done["type"] == "reply"
+    if path.endswith("ws"):
+        other = await server.connect(f"{path}?channel=a")
+        status, body = other.status, other.refusal
+    else:
+        reply = await server.http.get(f"{path}?channel=a")
+        status, body = reply.status_code, reply.json()
+    assert (status, body["code"]) == (503, "overloaded")
+    reply = await server.http.get("/realtime/history?channel=a")
+    assert reply.status_code == 200
+    await client.leave()
+    assert (await server.connect("/realtime/ws?channel=a")).accepted

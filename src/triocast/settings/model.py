@@ -144,6 +144,13 @@ class Settings:
         "Most channels and patterns one connection may subscribe to.",
         check=between(1),
     )
+    max_subscriptions: int = _setting(
+        1_000_000,
+        INTEGER,
+        "Most channels and patterns that all connections together may subscribe to; each takes"
+        " about 1 kB.",
+        check=between(1),
+    )
     max_event_bytes: int = _setting(65_536, INTEGER, "Largest event, in bytes.", check=between(1))
     max_body_bytes: int = _setting(
         1_048_576, INTEGER, "Largest request body, in bytes.", check=between(1)

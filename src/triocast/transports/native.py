@@ -234,6 +234,7 @@ class NativeConnection(WebSocketConnection):
             raise TooManyChannels(
                 f"a connection subscribes to {self._most_channels} channels at the most"
             )
+        self._hub.check_room(added)
         if request.start is not None:
             self._hold()
         filter = make_filter(request.types, request.tags)

@@ -14,7 +14,7 @@ from triocast.web.asgi import StreamResponse
 from triocast.web.call import Call, Fields
 from triocast.web.current import current_call, current_node, grant_of, new_connection_id
 from triocast.web.parameters import check_query
-from triocast.web.subscribing import read_channels, read_filter, read_start
+from triocast.web.subscribing import read_filter, read_start, read_subscriptions
 
 PATH: Final = "/realtime/events"
 
@@ -74,7 +74,7 @@ def open_stream(node: Node, call: Call) -> sse.SSEConnection:
     check_query(call, "GET /realtime/events")
     grant = grant_of(node, call)
     options = sse.StreamOptions(
-        channels=read_channels(node, call.query, grant),
+        channels=read_subscriptions(node, call.query, grant),
         filter=read_filter(call.query),
         start=read_start(call),
         named=_choose(call.query, "named", "0", "1"),

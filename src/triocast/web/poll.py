@@ -14,7 +14,7 @@ from triocast.web.call import Call, Fields
 from triocast.web.current import current_call, current_node, grant_of, new_connection_id
 from triocast.web.parameters import check_query
 from triocast.web.preconditions import Tags, names_tag, parse_tags
-from triocast.web.subscribing import read_channels, read_filter, read_start
+from triocast.web.subscribing import read_filter, read_start, read_subscriptions
 from triocast.wire.start import Start, parse_foreign_cursor
 
 PATH: Final = "/realtime/poll"
@@ -41,7 +41,7 @@ async def poll() -> Response:
         node.connections,
         id=new_connection_id(),
         grant=grant,
-        channels=read_channels(node, call.query, grant),
+        channels=read_subscriptions(node, call.query, grant),
         filter=read_filter(call.query),
         start=_read_start(call, known, node.engine.head.epoch),
     )

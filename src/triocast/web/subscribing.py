@@ -32,6 +32,16 @@ def read_channels(node: Node, query: Fields, grant: Grant) -> tuple[str, ...]:
     return channels
 
 
+def read_subscriptions(node: Node, query: Fields, grant: Grant) -> tuple[str, ...]:
+    """Return the channels and patterns that a client is about to subscribe to, each once.
+
+    Raises as `read_channels` does, and Overloaded if all clients together have too many.
+    """
+    channels = read_channels(node, query, grant)
+    node.hub.check_room(len(channels))
+    return channels
+
+
 def read_filter(query: Fields) -> Filter:
     """Return the filter by types and tags. Raises InvalidEvent."""
     types = [parse_type(value) for value in query.all("type")]

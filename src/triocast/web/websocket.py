@@ -13,7 +13,7 @@ from triocast.web.asgi import StreamResponse
 from triocast.web.call import Call
 from triocast.web.current import current_call, current_node, grant_of, new_connection_id
 from triocast.web.parameters import check_query
-from triocast.web.subscribing import read_channels, read_filter, read_start
+from triocast.web.subscribing import read_filter, read_start, read_subscriptions
 
 PATH: Final = "/realtime/ws"
 
@@ -54,7 +54,7 @@ def open_websocket(node: Node, call: Call) -> NativeConnection:
         max_message_bytes=settings.max_message_bytes,
         max_json_depth=settings.max_json_depth,
         heartbeat_events=heartbeat == "event",
-        channels=read_channels(node, call.query, grant),
+        channels=read_subscriptions(node, call.query, grant),
         filter=read_filter(call.query),
         start=read_start(call),
     )
