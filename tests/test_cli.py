@@ -118,6 +118,13 @@ def test_config_shows_values_and_sources(run, tmp_path):
     assert "# token_key is not set # default" in lines
 
 
+def test_a_list_may_be_given_as_one_or_bit_by_bit(run):
+    done = run("config", "--host", "::1", "--host", "127.0.0.1,127.0.0.2")
+    assert 'host = "::1,127.0.0.1,127.0.0.2"' in done.output
+    done = run("config", "--allowed-origins", "http://a", "--allowed-origins", "http://b")
+    assert 'allowed_origins = ["http://a", "http://b"]' in done.output
+
+
 def test_config_is_toml_that_configures_the_same(run, tmp_path):
     options = ["--allowed-origins", "http://a,http://b", "--log-format", "json", "--port", "0"]
     output = run("config", *options).output

@@ -30,7 +30,14 @@ from triocast.settings import (
     load_settings,
 )
 from triocast.settings.checks import HOW_TO_MAKE_A_KEY, MASK
-from triocast.settings.values import BOOLEAN, UnreadableValue, parse_duration, write_value
+from triocast.settings.values import (
+    BOOLEAN,
+    HOSTS,
+    LIST,
+    UnreadableValue,
+    parse_duration,
+    write_value,
+)
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -81,7 +88,16 @@ def _option(name: str, setting: Setting) -> Callable[[_Command], _Command]:
         help += f"  [{EMBEDDED_ENGINE}]"
     elif default is not None and default not in ((), Namespaces()):
         help += f"  [{default}]"
+    if setting.kind in (LIST, HOSTS):
+        return click.option(
+            flag, name, multiple=True, callback=_join, metavar=setting.kind.metavar, help=help
+        )
     return click.option(flag, name, metavar=setting.kind.metavar, help=help)
+
+
+def _join(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> str | None:
+    """Return an option that was given several times as if it was given once."""
+    return ",".join(values) if values else None
 
 
 def _load(

@@ -74,6 +74,61 @@ def test_each_address_of_a_name_is_listened_on(listen, addresses):
     assert len(listen(host="localhost")) == 2
 
 
+def ports(listeners):
+    return {listener.getsockname()[1] for listener in listeners}
+
+
+def families(listeners):
+    return [listener.family for listener in listeners]
+
+
+def test_several_hosts_are_listened_on_at_one_port(listen):
+    listeners = listen(host="127.0.0.1,127.0.0.2,127.0.0.1")
+    assert [each.getsockname()[0] for each in listeners] == ["127.0.0.1", "127.0.0.2"]
+    assert len(ports(listeners)) == 1
+
+
+@pytest.fixture
+def needs_ipv6():
+    try:
+        with socket.socket(socket.AF_INET6) as tried:
+            tried.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+
+
+@pytest.mark.parametrize("host", ["::", "::,0.0.0.0"])
+@pytest.mark.usefixtures("needs_ipv6")
+def test_every_address_is_that_of_both_families(listen, host):
+    listeners = listen(host=host, insecure_anonymous=True)
+    assert families(listeners) == [socket.AF_INET6, socket.AF_INET]
+    assert len(ports(listeners)) == 1
+    # So that a client of IPv4 keeps its address.
+    assert listeners[0].getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
+def test_a_host_of_several_that_is_not_here_is_named(listen, addresses):
+    made = addresses("127.0.0.2", refuse=["127.0.0.2"])
+    with pytest.raises(CannotListen, match=r"cannot listen on localhost port"):
+        listen(host="localhost")
+    assert all(each.fileno() < 0 for each in made)
+
+
+def test_a_free_port_that_is_in_use_on_another_address_is_given_up(listen, monkeypatch):
+    bound = []
+
+    class Socket(socket.socket):
+        def bind(self, address):
+            bound.append(address[0])
+            if bound == ["127.0.0.1", "127.0.0.2"]:
+                raise OSError(errno.EADDRINUSE, "in use")
+            super().bind(address)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    assert len(listen(host="127.0.0.1,127.0.0.2")) == 2
+    assert bound == ["127.0.0.1", "127.0.0.2"] * 2
+
+
 @pytest.mark.parametrize("error", [errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT])
 def test_an_address_that_this_machine_does_not_have_is_passed_over(listen, addresses, error):
     made = addresses("127.0.0.2", "127.0.0.3", refuse=["127.0.0.2"], error=error)
@@ -92,7 +147,7 @@ def test_if_one_address_is_taken_none_stays_open(listen, addresses):
     made = addresses("127.0.0.2", "127.0.0.3", refuse=["127.0.0.3"], error=errno.EADDRINUSE)
     with pytest.raises(CannotListen, match="localhost port 0: not here"):
         listen(host="localhost")
-    assert len(made) == 2
+    assert made
     assert all(each.fileno() < 0 for each in made)
 
 

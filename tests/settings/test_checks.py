@@ -12,6 +12,7 @@ from triocast.settings.checks import (
     between,
     check_engine,
     check_host,
+    check_hosts,
     check_ice_servers,
     check_key_pair,
     check_origins,
@@ -102,6 +103,12 @@ def test_any_ip_address_is_a_host(address):
 def test_what_cannot_be_listened_on_is_no_host(host):
     problem = "neither an IP address nor a host name"
     assert is_refused(check_host(host), problem, "without scheme, port or brackets")
+
+
+def test_each_of_several_hosts_is_checked():
+    assert check_hosts("127.0.0.1,::1,a") is None
+    for hosts in ("127.0.0.1,", "a,a b", "0.0.0.0,::x"):
+        assert is_refused(check_hosts(hosts), "neither an IP address", "without scheme")
 
 
 @pytest.mark.parametrize("host", ["localhost", "LocalHost", "localhost."])

@@ -227,7 +227,14 @@ def test_loopback_is_open_to_all(host):
     check_bind(Settings(host=host))
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.com"])
+def test_several_hosts_can_be_listed():
+    assert Settings(host="127.0.0.1,::1").hosts == ("127.0.0.1", "::1")
+    check_bind(Settings(host="127.0.0.1,::1"))
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "192.168.0.1", "example.com", "127.0.0.1,::", "::1,10.0.0.1"]
+)
 def test_elsewhere_needs_a_key_or_the_word_insecure(host):
     with pytest.raises(SettingsError) as caught:
         check_bind(Settings(host=host), "command line --host")

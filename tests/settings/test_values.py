@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from triocast.settings.values import (
     BOOLEAN,
     FILE,
+    HOSTS,
     INTEGER,
     LIST,
     OPTIONAL_TEXT,
@@ -259,3 +260,21 @@ def test_text_that_is_not_utf_8_is_refused(kind):
 
 def test_any_path_can_be_written():
     assert write_value(Path("/a\udcff")) == '"/a\\udcff"'
+
+
+# Hosts.
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [("::1", "::1"), (" ::1 , a,", "::1,a"), (["::1", " a "], "::1,a"), (("a",), "a")],
+)
+def test_hosts_are_one_text_however_they_are_listed(raw, text):
+    assert HOSTS.read(raw) == text
+    assert HOSTS.accepts(text)
+
+
+@pytest.mark.parametrize("raw", [None, "", " ", ",", [], [5], 5])
+def test_no_host_at_all_is_refused(raw):
+    with pytest.raises(UnreadableValue):
+        HOSTS.read(raw)

@@ -17,6 +17,9 @@ BACKLOG: Final = 4096
 H2_STREAMS: Final = 250
 """Streams of one HTTP/2 connection: its tabs share one, and the 101st stream of 100 would wait."""
 
+FREE_PORT_ATTEMPTS: Final = 8
+"""How often a free port is looked for that is free on every address."""
+
 _NEVER: Final = 10**9
 
 
@@ -50,30 +53,53 @@ class CannotListen(Exception):
 
 
 def open_listeners(settings: Settings) -> list[socket.socket]:
-    """Listen on the host and port of the settings. Raises CannotListen."""
-    listeners: list[socket.socket] = []
+    """Listen on the hosts and the port of the settings. Raises CannotListen.
+
+    With ``::`` it is on every address, of IPv4 too, by a socket for each family: over one for both,
+    clients of IPv4 would have addresses of IPv6. Port 0 is the same free port on all of them.
+    """
+    for attempt in range(FREE_PORT_ATTEMPTS):
+        listeners: list[socket.socket] = []
+        host = ""
+        try:
+            for host in settings.hosts:
+                _listen_on(host, settings, listeners)
+        except OSError as error:
+            for listener in listeners:
+                listener.close()
+            # A port that is free on one address may be in use on another.
+            may_retry = settings.port == 0 and listeners and error.errno == errno.EADDRINUSE
+            if may_retry and attempt + 1 < FREE_PORT_ATTEMPTS:
+                continue
+            reason = error.strerror or str(error)
+            raise CannotListen(f"cannot listen on {host} port {settings.port}: {reason}") from error
+        return listeners
+    raise AssertionError("unreachable")
+
+
+def _listen_on(host: str, settings: Settings, listeners: list[socket.socket]) -> None:
+    """Listen on each address of a host, unless that is done already. Raises OSError."""
     missing: OSError | None = None
-    try:
+    found = False
+    for name in (host, "0.0.0.0") if host == "::" else (host,):  # noqa: S104  # as asked for
         for family, _, _, _, address in socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            name, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
+            port = settings.port or (listeners[0].getsockname()[1] if listeners else 0)
+            if any(address[0] == other.getsockname()[0] for other in listeners):
+                found = True
+                continue
             try:
-                listeners.append(_listen(family, address, settings.heartbeat_seconds))
+                where = (address[0], port, *address[2:])
+                listeners.append(_listen(family, where, settings.heartbeat_seconds))
+                found = True
             except OSError as error:
                 # A name can have an address of a family that this machine does without.
                 if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                     raise
                 missing = error
-        if not listeners and missing is not None:
-            raise missing
-    except OSError as error:
-        for listener in listeners:
-            listener.close()
-        reason = error.strerror or str(error)
-        raise CannotListen(
-            f"cannot listen on {settings.host} port {settings.port}: {reason}"
-        ) from error
-    return listeners
+    if not found and missing is not None:
+        raise missing
 
 
 def _listen(family: int, address: Any, heartbeat_seconds: float) -> socket.socket:

@@ -88,6 +88,11 @@ def one_of(*words: str) -> Check:
     return check
 
 
+def check_hosts(value: str) -> Finding | None:
+    """Accept hosts with commas between them."""
+    return next(filter(None, map(check_host, value.split(","))), None)
+
+
 def check_host(value: str) -> Finding | None:
     try:
         ipaddress.ip_address(value)

@@ -15,7 +15,7 @@ from triocast.settings.checks import (
     age_or_zero,
     between,
     check_engine,
-    check_host,
+    check_hosts,
     check_ice_servers,
     check_key_pair,
     check_origins,
@@ -37,6 +37,7 @@ from triocast.settings.setting import Setting, settings_of
 from triocast.settings.values import (
     BOOLEAN,
     FILE,
+    HOSTS,
     INTEGER,
     LIST,
     OPTIONAL_TEXT,
@@ -75,7 +76,12 @@ class Settings:
     Raises SettingsError, with all problems at once, if a value is not allowed.
     """
 
-    host: str = _setting("127.0.0.1", TEXT, "Address to listen on.", check=check_host)
+    host: str = _setting(
+        "127.0.0.1",
+        HOSTS,
+        "Addresses to listen on, such as 127.0.0.1,::1; :: is every address, of IPv4 too.",
+        check=check_hosts,
+    )
     port: int = _setting(
         8000, INTEGER, "TCP port to listen on; 0 takes any free one.", check=between(0, 65535)
     )
@@ -315,6 +321,11 @@ class Settings:
         check=one_of("text", "json"),
     )
 
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """What ``host`` lists."""
+        return tuple(self.host.split(","))
+
     def __attrs_post_init__(self) -> None:
         problems = tuple(_find_problems(self))
         if problems:
@@ -388,13 +399,14 @@ def check_bind(settings: Settings, source: str = "argument") -> None:
 
     ``source`` says where ``host`` came from. Raises SettingsError.
     """
-    if settings.token_key or settings.insecure_anonymous or is_loopback(settings.host):
+    strange = [host for host in settings.hosts if not is_loopback(host)]
+    if settings.token_key or settings.insecure_anonymous or not strange:
         return
     raise SettingsError(
         Problem(
             "host",
             source,
-            f"{settings.host} can be reached from other machines, and nothing says who may call",
+            f"{strange[0]} can be reached from other machines, and nothing says who may call",
             "set token_key (TRIOCAST_TOKEN_KEY; this makes one: "
             f"{HOW_TO_MAKE_A_KEY}), or listen on 127.0.0.1, or set insecure_anonymous to "
             "give everybody every right",

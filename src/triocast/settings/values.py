@@ -176,6 +176,13 @@ def _read_list(raw: object) -> tuple[str, ...]:
     return tuple(stripped for item in raw if (stripped := item.strip()))
 
 
+def _read_hosts(raw: object) -> str:
+    _refuse_nothing(raw)
+    hosts = _read_list(raw)
+    _refuse_nothing(",".join(hosts))
+    return ",".join(hosts)
+
+
 @attrs.frozen
 class Kind:
     """A kind of value.
@@ -213,6 +220,10 @@ LIST: Final = Kind(
     _read_list,
     lambda value: isinstance(value, tuple) and all(isinstance(item, str) for item in value),
 )
+
+
+HOSTS: Final = Kind("A,B,...", _read_hosts, lambda value: isinstance(value, str))
+"""Hosts, as one text with commas between them."""
 
 
 def optional(kind: Kind) -> Kind:
