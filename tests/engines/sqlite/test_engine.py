@@ -15,6 +15,7 @@ from triocast.engines.debounce import Debounce
 from triocast.engines.retention import Keep
 from triocast.engines.sqlite import SQLiteEngine, reading, removing, store
 from triocast.engines.sqlite import engine as engine_module
+from triocast.engines.sqlite.batch import Batch
 from triocast.engines.sqlite.engine import StoreFailed
 from triocast.engines.sqlite.rows import CommitUnclear, Transaction
 from triocast.errors import (
@@ -525,3 +526,67 @@ async def test_retention_keeps_up_with_publishers(path, bound):
         for _ in range(10):
             nursery.start_soon(publish_many, engine)
     assert 50 < most < 4_000  # of 8 000
+
+
+class TestSteps:
+    """Whatever clients publish at one time, others get their turn meanwhile."""
+
+    COUNT = 2_000
+
+    @pytest.fixture
+    def counted(self, monkeypatch, work):
+        real = Batch.accept
+
+        def accept(batch, event):
+            work.did()
+            return real(batch, event)
+
+        monkeypatch.setattr(Batch, "accept", accept)
+        return work
+
+    @pytest.mark.parametrize("requests", [1, COUNT])
+    async def test_a_large_commit_is_cut(self, path, counted, requests):
+        def events(first, count):
+            onces = (Once("ann", f"{i}", 0, b"1") for i in range(first, first + count))
+            return [attrs.evolve(event("a"), once=once) for once in onces]
+
+        each = self.COUNT // requests
+        async with opened(path) as engine:
+            for _ in range(2):  # The second time all of it is known.
+                async with trio.open_nursery() as publishing:
+                    for first in range(0, self.COUNT, each):
+                        publishing.start_soon(engine.publish, events(first, each))
+                assert engine.head.seq == self.COUNT
+        assert counted.done == 2 * self.COUNT
+        assert counted.longest <= counted.PER_TURN + 1
+
+    async def test_a_commit_that_is_cancelled_between_two_events_is_none(
+        self, path, counted, monkeypatch
+    ):
+        """The engine ends; its publishers are told that nothing was done, and that is so."""
+        real, refused = Batch.accept, []
+
+        def accept(batch, each):
+            counted.did(10 * counted.PER_TURN)
+            if each.data == b"7":
+                running.cancel_scope.cancel()
+            return real(batch, each)
+
+        async def publish(engine):
+            try:
+                await engine.publish([event("a", b"%d" % n) for n in range(20)])
+            except Unavailable as error:
+                refused.append(error)
+
+        monkeypatch.setattr(Batch, "accept", accept)
+        engine = SQLiteEngine(path, history_events=100, history_bytes=10**8, durable=False)
+        async with trio.open_nursery() as publishing, trio.open_nursery() as running:
+            running.start_soon(engine.run)
+            publishing.start_soon(publish, engine)
+        engine.close()
+        assert len(refused) == 1
+        assert not isinstance(refused[0], OutcomeUnknown)
+        monkeypatch.undo()
+        async with opened(path) as engine:
+            assert engine.head.seq == 0
+            assert await seqs_of(engine, "a") == []
