@@ -499,7 +499,7 @@ class TestForgetting:
         async with opened(path) as engine:
             await engine.publish([event("a")])
             with monkeypatch.context() as patch:
-                patch.setattr(removing, "forget_channel", fail)
+                patch.setattr(removing, "forget_channels", fail)
                 with pytest.raises(StoreFailed):
                     await engine.forget(["a"])
             await engine.publish([event("a"), event("b")])

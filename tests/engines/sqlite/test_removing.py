@@ -100,8 +100,10 @@ def test_events_older_than_their_channel_allows_are_found(db, new_tables, small_
 def test_a_forgotten_channel_raises_the_floor_of_its_namespace(tables):
     tables.publish(event("n:a"), event("n:b"), event("m:a"))
     ids = {name: tables.channels.get(name).id for name in ("n:a", "n:b", "m:a")}
-    for name, floor in (("n:a", 5), ("n:b", 4), ("m:a", 3)):
-        removing.forget_channel(tables.db, ids[name], name[0], floor)
+    floors = (("n:a", 5), ("n:b", 4), ("m:a", 3))
+    gone = [(ids[name], name[0], floor) for name, floor in floors]
+    removing.forget_channels(tables.db, gone[:1])
+    removing.forget_channels(tables.db, gone[1:])
     assert tables.floors() == ({}, {"n": 5, "m": 3})
 
 

@@ -11,7 +11,7 @@ from triocast.engines.documents import DOCUMENT_OVERHEAD, Standing
 from triocast.engines.idempotency import Record
 from triocast.engines.retention import Keep, Retention
 from triocast.engines.sqlite.reading import read_document
-from triocast.engines.sqlite.removing import forget_channel
+from triocast.engines.sqlite.removing import forget_channels
 from triocast.engines.sqlite.rows import ROW_OVERHEAD, Channel, row_of
 from triocast.engines.sqlite.store import (
     Changes,
@@ -126,8 +126,7 @@ class TestChannels:
 
     def test_the_floors_of_namespaces_are_loaded(self, db):
         assert load_namespace_floors(db) == {}
-        forget_channel(db, 1, "n", 7)
-        forget_channel(db, 2, "$all", 3)
+        forget_channels(db, [(1, "n", 7), (2, "$all", 3)])
         assert load_namespace_floors(db) == {"n": 7, "$all": 3}
 
 

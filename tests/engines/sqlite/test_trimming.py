@@ -154,6 +154,29 @@ async def test_too_many_idempotency_records_go_while_others_are_published(tables
         assert tables.db.execute("SELECT count(*) FROM published").fetchone() == (left,)
 
 
+@pytest.mark.parametrize("most", [1_000, 7])
+async def test_channels_are_forgotten_together(new_store, new_tables, monkeypatch, most):
+    """A transaction may wait for the disk, and publishers wait for it."""
+    monkeypatch.setattr(channels_module, "MAX_NAMESPACES", most)
+    monkeypatch.setattr(removing, "TRIM_EVENTS", 31)
+    with new_store() as file:
+        tables = new_tables(file.writer)
+        tables.publish(*[event(f"n{i}:x") for i in range(30)], event("$all"), event("stays"))
+        commits = []
+        file.writer.set_trace_callback(lambda text: text == "COMMIT" and commits.append(text))
+        await trimming_of(tables, history_bytes=ROW_OVERHEAD + 1).trim()
+        assert set(tables.floors()[0]) == {"stays"}
+        assert len(commits) <= 4 + 2 * (30 // most)
+        again = Channels(
+            store.load_channels(file.writer, tables.retention),
+            store.load_namespace_floors(file.writer),
+            tables.retention,
+        )
+        names = ["$all", "$user:u", "stays", "other:x", "*", "n3:*"]
+        names += [f"n{i}:x" for i in range(30)]
+        assert [again.floor(n) for n in names] == [tables.channels.floor(n) for n in names]
+
+
 async def test_a_channel_can_be_emptied_up_to_an_event(tables, small_steps):
     tables.publish(*[event("a"), event("b")] * 25)
     retention = trimming_of(tables)
@@ -194,7 +217,7 @@ async def test_counts_stay_right_if_a_channel_cannot_be_forgotten(tables, monkey
 
     tables.publish(event("a"), *[event("b")] * 600)
     with monkeypatch.context() as patch:
-        patch.setattr(removing, "forget_channel", fail)
+        patch.setattr(removing, "forget_channels", fail)
         with pytest.raises(sqlite3.OperationalError):
             await trimming_of(tables, history_bytes=0).trim()
     other = tables.channels.get("b")

@@ -5,7 +5,7 @@ sqlite3.Error.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from triocast.clock import timestamp
@@ -108,14 +108,17 @@ def trim_oldest(db: sqlite3.Connection, channels: Mapping[int, Channel]) -> Remo
     return removed
 
 
-def forget_channel(db: sqlite3.Connection, channel: int, namespace: str, floor: int) -> None:
-    """Remove a channel nothing is kept of; its namespace keeps its floor."""
+def forget_channels(db: sqlite3.Connection, gone: Sequence[tuple[int, str, int]]) -> None:
+    """Remove channels nothing is kept of; their namespaces keep their floors.
+
+    ``gone`` are ids, namespaces and floors.
+    """
     with Transaction(db):
-        db.execute("DELETE FROM channels WHERE id = ?", (channel,))
-        db.execute(
+        db.executemany("DELETE FROM channels WHERE id = ?", [(id,) for id, _, _ in gone])
+        db.executemany(
             "INSERT INTO namespaces VALUES (?, ?)"
             " ON CONFLICT (name) DO UPDATE SET floor = max(floor, excluded.floor)",
-            (namespace, floor),
+            [(namespace, floor) for _, namespace, floor in gone],
         )
 
 

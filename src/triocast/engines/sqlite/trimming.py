@@ -158,17 +158,21 @@ class Trimming:
                 channel.count -= count
                 channel.size -= size
                 self._note_removed(Usage(events=-count, event_bytes=-size))
-            for channel in removed:
-                if not channel.count:
-                    namespace = namespace_of(channel.name)
-                    # First for readers, who must not find a channel without a floor.
-                    merged = self._forget(channel)
-                    await self._in_thread(
-                        removing.forget_channel, channel.id, namespace, channel.last
-                    )
-                    if merged:
-                        await self._in_thread(removing.merge_floors)
+            await self._forget_all([channel for channel in removed if not channel.count])
         return sum(count for count, _ in removed.values())
+
+    async def _forget_all(self, channels: Sequence[Channel]) -> None:
+        """Forget channels that nothing is kept of, together: each commit may wait for the disk."""
+        gone: list[tuple[int, str, int]] = []
+        for number, channel in enumerate(channels, 1):
+            gone.append((channel.id, namespace_of(channel.name), channel.last))
+            # First for readers, who must not find a channel without a floor.
+            merged = self._forget(channel)
+            if merged or number == len(channels):
+                await self._in_thread(removing.forget_channels, gone)
+                gone = []
+            if merged:
+                await self._in_thread(removing.merge_floors)
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await self._thread.call(function, self._db, *arguments)
