@@ -288,6 +288,42 @@ def test_events_for_a_user_reach_no_one_else(keyed: Server, channel: str) -> Non
             assert client.event()["data"] == "for all"
 
 
+@pytest.mark.parametrize("pattern", ["*", "{}*", "{}:*"])
+def test_a_user_with_a_name_like_a_pattern_is_one_user(
+    keyed: Server, channel: str, pattern: str
+) -> None:
+    user, other = pattern.format(channel), f"{channel}:bob"
+    own, admin = bearer(token(ADMIN, sub=user)), bearer(token(ADMIN))
+    with (
+        Stream(keyed, headers=own) as stream,
+        Socket(keyed, headers=own) as socket,
+        Socket(keyed, headers=bearer(token(ADMIN, sub=other))) as bob,
+    ):
+        stream.opened()
+        sent = {"user_id": user, "data": "for one"}
+        answer = post(keyed, "/realtime/send", sent, headers=admin)
+        assert answer.json["subscribers"] == 2
+        assert stream.event()["data"] == socket.event()["data"] == "for one"
+        answer = post(keyed, "/realtime/send", {"user_id": other, "data": "b"}, headers=admin)
+        assert answer.json["subscribers"] == 1
+        assert bob.event()["data"] == "b"
+        post(keyed, "/realtime/broadcast", {"data": "for all"}, headers=admin)
+        assert stream.event()["data"] == socket.event()["data"] == "for all"
+
+
+@pytest.mark.parametrize("query", ["?chanel=a", "?channel[]=a", "?channels=a"])
+def test_a_misspelt_name_in_a_query_is_refused_on_every_way(keyed: Server, query: str) -> None:
+    headers = bearer(token(ADMIN))
+    for path in ("/realtime/events", "/realtime/poll", "/realtime/history"):
+        answer = call(keyed, "GET", path + query, headers=headers)
+        assert (answer.status, answer.json["code"]) == (400, "unknown_parameter")
+        assert "did you mean 'channel'?" in answer.json["message"]
+    answer = post(keyed, f"/realtime/broadcast{query}", {"data": 1}, headers=headers)
+    assert (answer.status, answer.json["code"]) == (400, "unknown_parameter")
+    answer = refused_socket(keyed, query, headers=headers)
+    assert (answer.status, answer.json["code"]) == (400, "unknown_parameter")
+
+
 def test_nobody_subscribes_to_a_users_channel(keyed: Server) -> None:
     headers = bearer(token(ADMIN, sub="bob"))
     for name in ("$user:alice", "$user:bob", "$user:*", "$*"):
