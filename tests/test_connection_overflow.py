@@ -322,7 +322,7 @@ async def test_a_frame_that_is_begun_is_finished(connections, hub, nursery, publ
                 body += await client.receive_some(10_000)
         items = told(body)
     assert seqs(items) == sorted(set(seqs(items)))
-    assert {kind for kind, _, _ in items} == {None, "t", "gap"}
+    assert {kind for kind, _, _ in items} == {"connected", "t", "gap"}
     assert all(data == "x" * 7_000 for kind, _, data in items if kind == "t")
 
 
@@ -354,7 +354,7 @@ class TestHeld:
         await wait_all_tasks_blocked()
         items = await held.take()
         assert seqs(items)[:3] == [1, 2, 3]
-        assert (items[-2][1], items[-1][:2]) == (last, (None, last))
+        assert (items[-2][1], items[-1][:2]) == (last, ("live", last))
         assert seqs(items) == sorted(seqs(items))
         assert connections.overflow.acts["merged"] > 50
 
@@ -367,7 +367,7 @@ class TestHeld:
         assert first[1] == 1
         assert seqs(items) == list(range(2, last - dropped + 1))
         assert lost == gap(["d:a"], last - dropped, last)
-        assert live[:2] == (None, last)
+        assert live[:2] == ("live", last)
 
     async def test_disconnect(self, held, publish, connections):
         await publish("x", 100)

@@ -9,8 +9,8 @@ struct counters counters;
 #define LAST_CHUNK "\r\n0\r\n\r\n"
 #define LAST_CHUNK_BYTES 7
 
-/* Returns whether an event stream ends here. A connection may well outlive its stream: that is how
- * an EventSource is told to come back later. */
+/* Returns whether an event stream ends here as a whole: a connection may well outlive its stream. One
+ * that is broken off, so that its client comes back, ends with its connection. */
 static bool scan(struct stream *stream, char *data, size_t bytes) {
     char *start = data - stream->kept, *end = data + bytes;
     uint64_t now = 0;

@@ -62,7 +62,7 @@ def test_http_1_0_gets_blocks_without_chunks(
     assert "content-length" not in headers
     blocks = data.partition(b"\r\n\r\n")[2].split(b"\n\n")
     assert [sorted(line.split(b":")[0] for line in block.split(b"\n")) for block in blocks] == [
-        [b"", b"id", b"retry"],
+        [b"", b"data", b"id", b"retry"],
         [b"data", b"id"],
         [b"data", b"id"],
         [b""],
