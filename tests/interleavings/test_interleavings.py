@@ -27,6 +27,7 @@ from triocast import outbox as outbox_module
 from triocast import presence as presence_module
 from triocast import resume as resume_module
 from triocast import turns as turns_module
+from triocast.engines import memory as memory_module
 
 from . import examples
 from .attendance import RETURN_SECONDS
@@ -44,6 +45,7 @@ def others_get_their_turn_between_any_two_clients_and_pages() -> Iterator[None]:
         patch.setattr(turns_module, "SLICE_SECONDS", -1.0)
         patch.setattr(turns_module, "LONGEST_SLICE_SECONDS", -1.0)
         patch.setattr(hub_module, "WRITES_IN_A_ROW", 1)
+        patch.setattr(memory_module, "_EVENTS_PER_LOOK", 1)
         patch.setattr(resume_module, "PAGE_EVENTS", 4)
         yield
 
