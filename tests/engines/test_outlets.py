@@ -86,3 +86,36 @@ async def test_an_engine_has_room_where_all_its_outlets_have(engine, new_outlet)
     assert not engine.has_room
     second.take()
     assert engine.has_room
+
+
+class Broken:
+    has_room = True
+
+    async def wait_for_room(self):
+        raise NotImplementedError
+
+    def put(self, publications):
+        raise RuntimeError("an error of ours")
+
+
+async def test_an_outlet_that_fails_ends_the_engine_but_nothing_is_published_twice(
+    open_engine, new_outlet
+):
+    """Whoever published in the same step is told that it is done, and others hear of it."""
+    outlet, answers = new_outlet(bound=10), []
+
+    async def publish():
+        answers.extend(await engine.publish([event()]))
+
+    with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
+        async with open_engine() as engine:
+            engine.attach(Broken())
+            engine.attach(outlet)
+            async with trio.open_nursery() as publishing:
+                for _ in range(3):
+                    publishing.start_soon(publish)
+            with trio.fail_after(5):
+                await trio.sleep_forever()
+    assert outlet.seqs == [1, 2, 3]
+    assert sorted(accepted.seq for accepted in answers) == [1, 2, 3]
+    assert engine.head.seq == 3

@@ -20,7 +20,7 @@ from triocast.settings import Settings
 
 from .attendance import GRACE_SECONDS
 from .observing import Move, ObservedDebounce, ObservedHub
-from .steps import NAMESPACES, PARTS
+from .steps import NAMESPACES, OUTLET, PARTS
 from .stores import Store
 
 HEARTBEAT_SECONDS = 30.0
@@ -112,7 +112,10 @@ class Life:
 
     def fail(self, part: str) -> None:
         self._end(End.FAILED)
-        self._node.scopes[part].cancel()
+        if part == OUTLET:
+            self.hub.fault = Fault(part)
+        else:
+            self._node.scopes[part].cancel()
 
     def kill(self) -> Callable[[], None]:
         """End here and now; to be cancelled next.

@@ -51,6 +51,13 @@ class ObservedHub(Hub):
         super().__init__(**options)
         self.changes: dict[str, list[Change]] = {}
         self.moves: list[Move] = []
+        self.fault: Exception | None = None
+        """What is raised when it is given something."""
+
+    def put(self, publications: Sequence[Publication]) -> None:
+        if self.fault is not None:
+            raise self.fault
+        super().put(publications)
 
     def _note(self, id: str, names: Sequence[str], filter: Filter | None, live: Position) -> None:
         change = Change(tuple(names), filter, live.seq, self.written.seq)

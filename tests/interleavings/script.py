@@ -18,6 +18,7 @@ from .steps import (
     LATEST_VERSION,
     NOTHING,
     OLD_VERSION,
+    OUTLET,
     PARTS,
     WAYS,
     Ask,
@@ -275,7 +276,11 @@ class Author:
         return [*self._under_way(dice), Kill(), *self._all_come_back(dice)]
 
     def _fail(self, dice: Dice) -> list[Step]:
-        return [*self._under_way(dice), Fail(dice.one(PARTS)), *self._all_come_back(dice)]
+        return [
+            *self._under_way(dice),
+            Fail(dice.one([*PARTS, OUTLET])),
+            *self._all_come_back(dice),
+        ]
 
     def _all_come_back(self, dice: Dice) -> list[Step]:
         """Some later than others, some not."""

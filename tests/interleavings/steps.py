@@ -186,11 +186,15 @@ class Kill:
 
 
 PARTS = ("engine", "hub", "presence")
+OUTLET = "outlet"
 
 
 @attrs.frozen
 class Fail:
-    """A part of the node fails, and so the node ends; a new process begins."""
+    """A part of the node fails, and so the node ends; a new process begins.
+
+    Where it is the `OUTLET`, the hub fails to take what the engine accepts next.
+    """
 
     part: str
 

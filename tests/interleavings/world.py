@@ -132,6 +132,7 @@ class World:
                         case Fail(part):
                             self._have_failed = True
                             life.fail(part)
+                            self._publish_somehow()
                         case None:
                             self._disk.is_full = False
                             for client in self._all:
@@ -364,6 +365,11 @@ class World:
             refusal = error
         if life.ended is not End.KILLED:  # Else nobody hears of it.
             ledger.answered(attempt, accepted, refusal)
+
+    def _publish_somehow(self) -> None:
+        """Have something be published, whatever becomes of it."""
+        self._disk.is_full = False
+        self._start_call(self._publish, [self._event(ToPublish("a"), None)])
 
     async def _write(
         self, documents: Sequence[ToWrite], keys: Sequence[Idempotency | None]

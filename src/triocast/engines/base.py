@@ -29,7 +29,7 @@ hub of every process that shares the engine. What each promises:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Protocol
 
 import attrs
@@ -88,6 +88,22 @@ class Documents:
     version: int
     complete: bool
     count: int | None = None
+
+
+def spread(outlets: Iterable[Outlet], publications: Sequence[Publication]) -> None:
+    """Give accepted publications to all outlets.
+
+    Raises the first outlet's error when all of them have been tried. An engine that meets one has
+    to end: not everybody has heard of what it accepted.
+    """
+    errors: list[Exception] = []
+    for outlet in outlets:
+        try:
+            outlet.put(publications)
+        except Exception as error:  # noqa: BLE001  # it is raised below
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 class Engine(ABC):

@@ -14,7 +14,7 @@ import trio
 
 from triocast.clock import timestamp
 from triocast.documents import Document
-from triocast.engines.base import Documents, Engine, History, Outlet
+from triocast.engines.base import Documents, Engine, History, Outlet, spread
 from triocast.engines.debounce import Debounce
 from triocast.engines.documents import DocumentTable, check_writes, cut
 from triocast.engines.idempotency import Records, check_batch, fresh
@@ -66,6 +66,8 @@ class MemoryEngine(Engine):
         self._held_more = trio.Event()
         self._documents = DocumentTable()
         self._outlets: list[Outlet] = []
+        self._fault: Exception | None = None
+        self._faulty = trio.Event()
 
     @property
     def head(self) -> Position:
@@ -195,6 +197,9 @@ class MemoryEngine(Engine):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._release)
             nursery.start_soon(self._retain)
+            await self._faulty.wait()
+            assert self._fault is not None
+            raise self._fault
 
     async def _release(self) -> None:
         """Accept what was held back when its time has come."""
@@ -282,8 +287,12 @@ class MemoryEngine(Engine):
 
     def _spread(self, publications: Sequence[Publication]) -> None:
         if publications:
-            for outlet in self._outlets:
-                outlet.put(publications)
+            try:
+                spread(self._outlets, publications)
+            except Exception as error:  # noqa: BLE001  # `run` raises it
+                # Whoever published is told that it is done, as it is.
+                self._fault = error
+                self._faulty.set()
 
     def _accept(self, event: Event) -> Publication:
         position = self._head = Position(self._head.epoch, self._head.seq + 1)

@@ -21,7 +21,7 @@ import attrs
 import trio
 
 from triocast.documents import Document
-from triocast.engines.base import Documents, Engine, History, Outlet
+from triocast.engines.base import Documents, Engine, History, Outlet, spread
 from triocast.engines.debounce import Debounce
 from triocast.engines.documents import place_of as document_of
 from triocast.engines.idempotency import place_of
@@ -86,6 +86,9 @@ class StoreFailed(Unavailable):
 class _Publish:
     events: Sequence[Event]
 
+
+_Outcome = tuple[Job[_Publish], Any]
+"""A job, and what its caller is told: what was accepted, or a refusal."""
 
 _PROBE: Final = _Publish(())
 """Changes nothing, and is committed all the same."""
@@ -223,9 +226,13 @@ class SQLiteEngine(Engine):
                 self._failed(error)
 
     async def _commit(self, jobs: Sequence[Job[_Publish]]) -> None:
-        """Do jobs in one commit. A fault of ours is contained: only the job that has it fails."""
+        """Do jobs in one commit, and give each its outcome.
+
+        A fault of ours is contained as long as nothing is kept: only the job that has it fails.
+        Raises what goes wrong after that, when jobs are told that they are done all the same.
+        """
         try:
-            await self._commit_together(jobs)
+            done = await self._commit_together(jobs)
         except Exception as error:
             if len(jobs) > 1:
                 for job in jobs:
@@ -233,17 +240,29 @@ class SQLiteEngine(Engine):
                 return
             log.error("an event could not be stored, by an error of ours", exc_info=error)
             fail_all(jobs, InternalError())
+            return
+        if done is None:
+            return
+        batch, outcomes = done
+        try:
+            self._kept(batch)
+        finally:
+            with trio.CancelScope(shield=True):
+                await _answer(outcomes)
 
-    async def _commit_together(self, jobs: Sequence[Job[_Publish]]) -> None:
-        """Do jobs in one commit, and give each its outcome.
+    async def _commit_together(
+        self, jobs: Sequence[Job[_Publish]]
+    ) -> tuple[Batch, list[_Outcome]] | None:
+        """Do jobs in one commit; return what it kept and each job's outcome.
 
-        Raises what is no error of the store. Then nothing has been done, and no job has an outcome.
+        None if the store failed, which jobs have been told. Raises what is no error of the store.
+        Then nothing has been done, and no job has an outcome.
         """
         try:
             known = await self._look_up(jobs)
         except sqlite3.Error as error:
             fail_all(jobs, self._failed(error))
-            return
+            return None
         batch = Batch(
             self._channels,
             self._debounce,
@@ -253,7 +272,7 @@ class SQLiteEngine(Engine):
             records_at=self._file.ages.now() if self._idempotency_seconds > 0 else None,
             now=trio.current_time(),
         )
-        outcomes: list[tuple[Job[_Publish], Any]] = []
+        outcomes: list[_Outcome] = []
         try:
             if trio.current_time() >= self._no_release_before:
                 batch.release()
@@ -279,16 +298,12 @@ class SQLiteEngine(Engine):
             self._refused_bytes = sum(job.size for job in jobs)
             # Also what was refused: it may have been for what has not been kept now.
             fail_all(jobs, self._failed(error))
-            return
+            return None
         except BaseException:
             batch.undo()
             self._no_release_before = trio.current_time() + RETRY_SECONDS
             raise
-        try:
-            self._kept(batch)
-        finally:
-            with trio.CancelScope(shield=True):
-                await _answer(outcomes)
+        return batch, outcomes
 
     def _kept(self, batch: Batch) -> None:
         """Bring what is in memory to what a commit has kept, and spread its events."""
@@ -302,8 +317,7 @@ class SQLiteEngine(Engine):
         if batch.publications:
             self._head = batch.publications[-1].position
             self._file.note_head(self._head.seq)
-            for outlet in self._outlets:
-                outlet.put(batch.publications)
+            spread(self._outlets, batch.publications)
 
     async def _look_up(self, jobs: Sequence[Job[_Publish]]) -> Known:
         """Return what the store has of the keys and documents that these jobs name."""
@@ -489,7 +503,7 @@ class SQLiteEngine(Engine):
             await trio.sleep(RETENTION_SECONDS)
 
 
-async def _answer(outcomes: Sequence[tuple[Job[_Publish], Any]]) -> None:
+async def _answer(outcomes: Sequence[_Outcome]) -> None:
     """Give jobs their outcomes. Others may run meanwhile."""
     turns = Turns()
     for job, outcome in outcomes:
