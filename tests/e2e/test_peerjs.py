@@ -205,7 +205,7 @@ def test_what_is_wrong_is_told(server: Server, name: str) -> None:
     assert refusal(server, key="x" * 65) == "Invalid key provided"
     for id in ("-", "a--b", "%C3%BC", "a%0A", "x" * 129):
         assert refusal(server, id) == "Invalid id or token provided"
-    assert refusal(server, secret="x" * 257) == "Invalid id or token provided"
+    assert refusal(server, secret="x" * 8_193) == "Invalid id or token provided"
     assert "proxy" in refusal(server, headers={"X-Forwarded-For": "10.0.0.1"})
     with Peer(server, f"{name}%20b") as peer:
         peer.opened()

@@ -175,6 +175,21 @@ async def test_who_does_not_speak_peerjs_is_sent_away(autojump_clock, caplog, ar
     assert "sent away" in caplog.text
 
 
+@pytest.mark.parametrize("message", ["hello", "{", "[]", '{"type":1}', b"{}"])
+async def test_who_has_spoken_peerjs_may_send_one_bad_message(caplog, arrive, message):
+    caplog.set_level(logging.INFO, logger="triocast.signaling")
+    ann = await arrive("s1")
+    await ann.send({"type": "HEARTBEAT"})
+    if isinstance(message, bytes):
+        ann.protocol.send_binary(message)
+    else:
+        ann.protocol.send_text(message.encode())
+    await ann.flush()
+    await ann.send(offer("a@b"))
+    assert [message["type"] for message in ann.take()] == ["OPEN", "EXPIRE"]
+    assert "a message is refused" in caplog.text
+
+
 async def test_a_flood_of_pings_ends_its_sender(parts, arrive, autojump_clock):
     client = await arrive("s1")
     ping = bytes((0x89, 0x80)) + bytes(4)

@@ -11,7 +11,7 @@ from triocast.auth import Grant
 from triocast.errors import BadRequest, EndReason
 from triocast.link import Link
 from triocast.signaling.peerjs import Owner, PeerLimits, Peers
-from triocast.signaling.peerjs_messages import error, parse, read_refused
+from triocast.signaling.peerjs_messages import Refused, error, parse, read_refused
 from triocast.transports.effects import Pace, Recipients
 from triocast.transports.websocket import WebSocketConnection
 from triocast.wire import websocket as frames
@@ -65,7 +65,7 @@ class PeerJS:
 class PeerJSConnection(WebSocketConnection):
     """A client of PeerJS, under one id."""
 
-    __slots__ = ("_is_arriving", "_owner", "_pace", "_peerjs", "_refusal", "_verdict")
+    __slots__ = ("_is_arriving", "_owner", "_pace", "_peerjs", "_refusal", "_speaks", "_verdict")
 
     transport = "peerjs"
 
@@ -97,6 +97,7 @@ class PeerJSConnection(WebSocketConnection):
         self._refusal = refusal
         self._pace = Pace(RATE)
         self._is_arriving = True
+        self._speaks = False  # PeerJS, as one message at least has shown
         self._verdict: EndReason | None = None
 
     def _listen(self) -> None:
@@ -161,13 +162,14 @@ class PeerJSConnection(WebSocketConnection):
             if self.reason is not None:
                 return
         if isinstance(message, bytes):
-            self._refuse("messages are text")
+            self._fail("messages are text", None)
             return
         try:
             said = parse(message)
         except BadRequest as wrong:
-            self._fail(message, wrong)
+            self._fail(wrong.message, read_refused(message))
             return
+        self._speaks = True
         now = trio.current_time()
         if said is None:
             self._peerjs.peers.heard(self.id, now)
@@ -175,15 +177,18 @@ class PeerJSConnection(WebSocketConnection):
         self._pace.charge(len(message))
         self._peerjs.recipients.put_off(self._peerjs.peers.handle(self.id, said, now))
 
-    def _fail(self, message: str, why: BadRequest) -> None:
-        """Refuse one message; the line stays, unless this is no PeerJS at all."""
-        refused = read_refused(message)
-        if refused is None:
-            self._refuse(why.message)
+    def _fail(self, why: str, refused: Refused | None) -> None:
+        """Refuse one message; the line stays, unless the client has not shown that it speaks PeerJS.
+
+        ``refused`` is None for what is no message of PeerJS at all.
+        """
+        if refused is None and not self._speaks:
+            self._refuse(why)
             return
-        log.info("connection %s: a message is refused: %s: %s", self.id, why.code, why.message)
+        self._speaks = True
+        log.info("connection %s: a message is refused: %s", self.id, why)
         self._pace.charge(REFUSED_BYTES)
-        effects = self._peerjs.peers.refuse(self.id, refused, trio.current_time())
+        effects = self._peerjs.peers.refuse(self.id, refused or Refused(), trio.current_time())
         self._peerjs.recipients.put_off(effects)
 
     async def _answer(self) -> None:
