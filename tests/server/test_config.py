@@ -163,7 +163,7 @@ def test_a_name_that_nobody_knows_is_told(listen, monkeypatch):
 @pytest.mark.parametrize(
     ("setting", "value", "names"),
     [
-        ("max_header_bytes", 2_048, ["h11_max_incomplete_size", "h2_max_header_list_size"]),
+        ("max_header_bytes", 2_048, ["h11_max_incomplete_size"]),
         ("max_message_bytes", 3_000, ["websocket_max_message_size"]),
         ("keep_alive_seconds", 3.5, ["keep_alive_timeout"]),
         ("handshake_seconds", 4.5, ["ssl_handshake_timeout"]),

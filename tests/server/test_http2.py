@@ -1,5 +1,7 @@
 """HTTP/2: a bad request costs its stream alone, a hostile client its connection alone."""
 
+import json
+
 import h2.events
 import pytest
 import trio
@@ -196,6 +198,34 @@ async def test_a_websocket_is_opened_without_compression(open_http2):
     (scope,) = app.scopes
     assert (scope["type"], scope["path"]) == ("websocket", "/ws")
     assert offer not in scope["headers"]
+
+
+LARGE = (b"x", b"x" * 20_000)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ([(b":method", b"GET"), *WEBSOCKET[2:5], LARGE], b"431", "head_too_large"),
+        ([*WEBSOCKET, LARGE], b"431", "head_too_large"),
+        ([(b":method", b"get"), *WEBSOCKET[2:5]], b"501", "not_supported"),
+        ([*without(b"sec-websocket-version"), (b"sec-websocket-version", b"8")], b"400",
+         "upgrade_required"),
+        (without(b"sec-websocket-version"), b"400", "bad_request"),
+    ],
+)  # fmt: skip
+async def test_what_is_refused_is_told_in_json_and_others_go_on(open_http2, headers, status, code):
+    app = App()
+    client, protocol, sent = await open_http2(app)
+    refused = client.ask(headers, end=False)
+    await client.talk(protocol, sent)
+    assert client.heads[refused][b":status"] == status
+    assert json.loads(client.bodies[refused])["code"] == code
+    assert refused in client.ended
+    assert app.scopes == []
+    other = client.get("/one")
+    await client.talk(protocol, sent)
+    assert client.bodies[other] == b"GET /one"
 
 
 async def test_priority_frames_are_ignored(open_http2, autojump_clock):

@@ -94,6 +94,9 @@ def test_whether_the_client_stays_is_known(version, connection, keep_alive):
         b"GET / HTTP/1.1\r\nHost: x\r\nbad header: y\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a:b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: [a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: \xc3\xa4\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n",
         b"GET x HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET ftp://x/ HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -166,6 +169,12 @@ def test_a_few_empty_lines_before_a_request_are_passed_over(lines):
         assert parser.next_event() is h11.NEED_DATA
     parser.receive_data(GET)
     assert isinstance(parser.next_event(), h11.Request)
+
+
+@pytest.mark.parametrize("host", [b"", b"a_b", b"[::1]", b"[::1]:80", b"a:", b"A-1.example.:65536"])
+def test_any_host_that_has_the_form_of_one_is_read(host):
+    data = b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n"
+    assert read(data).call.headers.get("host") == host.decode()
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,8 @@ def test_a_plain_scope_is_not_copied():
         ("/rt/a", "/rt", "/a"),
         ("/rt/a", "/rt/", "/a"),
         ("/rt/rt/a", "/rt", "/rt/a"),
+        ("/rt//a", "/rt", "/a"),
+        ("//a//b", "", "/a//b"),
         ("/rt", "/rt", "/"),
         ("http://h/rt/a%20b", "/rt", "/a b"),
     ],
@@ -131,7 +133,8 @@ async def app(run_node):
 
 @pytest.mark.parametrize(("path", "more"), ENDPOINTS)
 @pytest.mark.parametrize(
-    ("before", "root"), [("", ""), ("/rt", "/rt"), ("http://localhost", ""), ("http://[::1]:8", "")]
+    ("before", "root"),
+    [("", ""), ("/", ""), ("/rt", "/rt"), ("http://localhost", ""), ("http://[::1]:8", "")],
 )
 async def test_every_endpoint_is_found_by_every_form_of_target(app, path, more, before, root):
     target = before + path

@@ -20,6 +20,10 @@ H2_STREAMS: Final = 250
 FREE_PORT_ATTEMPTS: Final = 8
 """How often a free port is looked for that is free on every address."""
 
+H2_HEAD_FACTOR: Final = 4
+"""Heads of HTTP/2 up to so many times the bound are read, to refuse them. Beyond, the connection
+ends with all its streams: a head that is not read whole leaves the decoder without its state."""
+
 _NEVER: Final = 10**9
 
 
@@ -31,7 +35,7 @@ def hypercorn_config(settings: Settings) -> Config:
     config.include_server_header = False
     config.backlog = BACKLOG
     config.h11_max_incomplete_size = settings.max_header_bytes
-    config.h2_max_header_list_size = settings.max_header_bytes
+    config.h2_max_header_list_size = H2_HEAD_FACTOR * settings.max_header_bytes
     config.h2_max_concurrent_streams = H2_STREAMS
     # A GOAWAY after so many requests freezes every stream on that connection.
     config.keep_alive_max_requests = _NEVER

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypercorn.protocol.events import Body, EndBody, Response
+from hypercorn.protocol.events import Body, EndBody, Response, StreamClosed
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 
 from triocast.errors import (
@@ -54,6 +54,16 @@ async def send_error(stream: Any, error: TriocastError) -> None:
     if stream.scope.get("method") != "HEAD":
         await stream.send(Body(stream_id=stream.stream_id, data=answer.body))
     await stream.send(EndBody(stream_id=stream.stream_id))
+
+
+async def refuse_stream(stream: Any, error: TriocastError) -> None:
+    """Answer a stream of HTTP/2 with an error, and end it.
+
+    In a task of its own: what is sent waits for windows that the client opens, and so for what is
+    read.
+    """
+    await send_error(stream, error)
+    await stream.send(StreamClosed(stream_id=stream.stream_id))
 
 
 class SafeHTTPStream(HTTPStream):

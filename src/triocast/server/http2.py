@@ -18,8 +18,9 @@ from hypercorn.protocol.h2 import BUFFER_LOW_WATER, H2Protocol, StreamBuffer
 from hypercorn.utils import filter_pseudo_headers
 from hyperframe.frame import DataFrame, HeadersFrame, SettingsFrame
 
+from triocast.errors import HeadTooLarge, NotSupported, TriocastError
 from triocast.floods import MIN_DATA_BYTES, FloodLimiter
-from triocast.server.error_responses import SafeHTTPStream
+from triocast.server.error_responses import SafeHTTPStream, refuse_stream
 from triocast.server.http1 import Flooded
 from triocast.server.websocket import SafeWSStream
 from triocast.turns import Turns
@@ -298,6 +299,14 @@ class SafeH2Protocol(H2Protocol):
         except h2.exceptions.ProtocolError:
             return  # The stream or connection has been closed meanwhile.
 
+    def _error_of(self, method: bytes, request: h2.events.RequestReceived) -> TriocastError | None:
+        """Return why a request is refused whatever it asks for; None if it is not."""
+        if _head_size(request.headers) > self.config.h11_max_incomplete_size:
+            return HeadTooLarge("the head of the request is larger than max_header_bytes")
+        if not method.isupper():
+            return NotSupported("this method is not known here; methods are in capitals")
+        return None
+
     async def _create_stream(self, request: h2.events.RequestReceived) -> None:
         stream_id = request.stream_id
         fields = dict(request.headers)
@@ -331,6 +340,13 @@ class SafeH2Protocol(H2Protocol):
         self.stream_buffers[stream_id] = SafeStreamBuffer(self.context.event_class)
         self.priority.insert_stream(stream_id)
         self.priority.block(stream_id)
+        error = self._error_of(fields[b":method"], request)
+        if error is not None:
+            refused: Any = self.streams[stream_id]
+            refused.closed = True
+            refused.scope = {"http_version": "2", "method": method.decode("ascii")}
+            self.task_group.spawn(refuse_stream, refused, error)
+            return
         headers = [(n, v) for n, v in request.headers if n != b"sec-websocket-extensions"]
         await self.streams[stream_id].handle(
             Request(
@@ -344,3 +360,8 @@ class SafeH2Protocol(H2Protocol):
         )
         self.keep_alive_requests += 1
         await self.context.mark_request()
+
+
+def _head_size(headers: Any) -> int:
+    """Return the size of a request's head, as RFC 9113 counts it (6.5.2), without the overhead."""
+    return sum(len(name) + len(value) for name, value in headers)

@@ -29,7 +29,9 @@ MAX_EMPTY_LINES: Final = 8
 """Empty lines before a request that are passed over (RFC 9112, 2.2)."""
 
 _EMPTY_LINES: Final = re.compile(rb"(?:\r?\n){1,%d}" % MAX_EMPTY_LINES)
-_HOST: Final = re.compile(rb"[^\s/?#@\\]*")
+_HOST: Final = re.compile(
+    rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?"  # RFC 3986, 3.2
+)
 
 
 class RefusedRequest(h11.RemoteProtocolError):

@@ -12,7 +12,7 @@ from wsproto.frame_protocol import CloseReason
 
 from triocast.errors import EndReason, TriocastError
 from triocast.floods import FloodLimiter, fragment_units
-from triocast.server.error_responses import error_of_status, send_error
+from triocast.server.error_responses import error_of_status, refuse_stream, send_error
 from triocast.server.opening import check_key, check_version
 from triocast.turns import Turns
 from triocast.web.call import Call
@@ -57,8 +57,10 @@ class SafeWSStream(WSStream):
             except TriocastError as error:
                 self.closed = True
                 self.scope: Any = {"http_version": event.http_version}
-                # In a task of its own: over HTTP/2 what is sent waits for what is read.
-                self.task_group.spawn(self._refuse, error)
+                if event.http_version == "2":
+                    self.task_group.spawn(refuse_stream, self, error)
+                else:
+                    await send_error(self, error)
                 return
         await super().handle(event)
 
@@ -75,11 +77,6 @@ class SafeWSStream(WSStream):
         check_version(call)
         if request.http_version != "2":
             check_key(call)
-
-    async def _refuse(self, error: TriocastError) -> None:
-        await send_error(self, error)
-        if self.scope["http_version"] == "2":
-            await self.send(StreamClosed(stream_id=self.stream_id))
 
     async def _send_error_response(self, status_code: int) -> None:
         await send_error(self, error_of_status(status_code))

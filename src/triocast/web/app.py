@@ -218,12 +218,8 @@ def _refuse_mismatch() -> Answer:
     call = current_call()
     if not has_request_context():
         return refusal(BadRequest("this address takes no WebSocket"))
-    if call.method not in ("GET", "HEAD"):
-        answer = refusal(
-            TriocastError("this address takes a WebSocket"), status=405, code="method_not_allowed"
-        )
-        answer.headers.append(("allow", "GET"))
-        return answer
+    if call.method == "OPTIONS":
+        return Answer(204, [("allow", "GET, HEAD, OPTIONS")])
     if call.http_version == "2":
         return refusal(BadRequest("this address takes a WebSocket: send CONNECT (RFC 8441)"))
     return refusal(

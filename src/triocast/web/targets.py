@@ -70,7 +70,7 @@ def local_scope(scope: Any) -> Any:
     if scope["type"] == "http" and scope["http_version"].startswith("1"):
         check_framing(scope["headers"], scope["http_version"])
     path, root = scope["path"], scope.get("root_path", "").rstrip("/")
-    if not root and path.startswith("/"):
+    if not root and path.startswith("/") and not path.startswith("//"):
         return scope
     headers = scope["headers"]
     if not path.startswith("/") and path != SERVER:
@@ -80,5 +80,7 @@ def local_scope(scope: Any) -> Any:
     if root and path != SERVER:
         if path != root and not path.startswith(f"{root}/"):
             raise NotFound(f"there is nothing here: this application is below {root}")
-        path = path[len(root) :] or "/"
+        path = path[len(root) :]
+    if path != SERVER:
+        path = "/" + path.lstrip("/")  # As Werkzeug has it for all that goes through Quart.
     return {**scope, "path": path, "headers": headers, "root_path": ""}
