@@ -52,7 +52,8 @@ def test_every_program_is_short_and_of_a_kind_that_is_run_here() -> None:
     others = ["Browsers: `EventSource`", "Python: `httpx-sse`", "`curl`"]
     assert sorted(RECIPES) == sorted([*NODE, *others])
     assert len(NODE) == 4
-    assert all(len(recipe.splitlines()) <= MAX_LINES for recipe in RECIPES.values())
+    for recipe in RECIPES.values():
+        assert len([line for line in recipe.splitlines() if line]) <= MAX_LINES
 
 
 class Restarts:
