@@ -178,7 +178,7 @@ class PeerJSConnection(WebSocketConnection):
         self._peerjs.recipients.put_off(self._peerjs.peers.handle(self.id, said, now))
 
     def _fail(self, why: str, refused: Refused | None) -> None:
-        """Refuse one message; the line stays, unless the client has not shown that it speaks PeerJS.
+        """Refuse one message; the line stays if the client has shown that it speaks PeerJS.
 
         ``refused`` is None for what is no message of PeerJS at all.
         """
