@@ -39,10 +39,11 @@ def open_stream(client: Http2, channel: str) -> Exchange:
 
 
 def events(exchange: Exchange) -> list[dict[str, object]]:
-    """The events in the blocks that are whole."""
+    """The events in the blocks that are whole, without the server's own messages."""
     *blocks, _ = bytes(exchange.body).decode().split("\n\n")
     lines = [line for block in blocks for line in block.split("\n")]
-    return [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
+    messages = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
+    return [message for message in messages if "channel" in message]
 
 
 def test_thirty_streams_on_one_connection(server: Server, client: Http2, channel: str) -> None:
