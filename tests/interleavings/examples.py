@@ -7,11 +7,16 @@ a number of turns, and played for several.
 from __future__ import annotations
 
 from .steps import (
+    LATEST_VERSION,
     NOTHING,
+    Cancel,
     Connect,
     Disk,
     Disturb,
+    Kill,
+    Look,
     Publish,
+    Repeat,
     Say,
     Step,
     ToPublish,
@@ -104,3 +109,39 @@ def an_urgent_event_has_a_documents_key() -> list[Step]:
 def rivals_find_the_disk_full() -> list[Step]:
     rivals = Write([ToWrite("a", "k", expects=NOTHING)], writers=3)
     return [Disk(1, is_full=True), rivals, Turns(9)]
+
+
+def callers_are_cancelled_as_their_work_is_handed_over(turns: int) -> list[Step]:
+    """Each is cancelled in the same few turns in which a worker takes its job, or gives it back."""
+    write = Write([ToWrite("a", "k", expects=LATEST_VERSION)], once=True)
+    return [
+        Connect(0, SSE, ["a"]),
+        Turns(9),
+        Publish([ToPublish("a")] * 2, once=True),
+        write,
+        Look(["a"]),
+        Turns(turns),
+        *map(Cancel, range(3)),
+        Repeat(),
+        Repeat(1),
+        Turns(turns),
+        Cancel(),
+        Disturb(0, "cancel"),
+    ]
+
+
+def is_killed_while_something_is_written(turns: int) -> list[Step]:
+    """Before, in, or right behind the commit; somebody comes back with the cursor of before."""
+    return [
+        Connect(0, WEBSOCKET, ["a", "w:a"]),
+        Turns(9),
+        Publish([ToPublish("w:a", key="k")] * 2, once=True),
+        Write([ToWrite("a", "k", expects=NOTHING)], once=True, writers=2),
+        Turns(turns),
+        Kill(),
+        Connect(0, WEBSOCKET, ["a", "w:a"], resumes=True),
+        Repeat(),
+        Turns(turns),
+        Kill(),
+        Connect(0, WEBSOCKET, ["a", "w:a"], resumes=True),
+    ]

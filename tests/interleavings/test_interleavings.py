@@ -76,7 +76,7 @@ PLAYS = settings(
 )
 """As many as the profile says."""
 
-INTERRUPTED_PLAYS = settings(PLAYS, max_examples=PLAYS.max_examples * 3 // 5)
+INTERRUPTED_PLAYS = settings(PLAYS, max_examples=max(1, PLAYS.max_examples * 3 // 5))
 """Fewer, as each is of several processes."""
 
 ON_EACH_STORE = pytest.mark.parametrize("open_store", STORES.values(), ids=STORES)
@@ -154,6 +154,8 @@ def test_who_is_slow_comes_back_to_another_process(open_store, script):
 @ON_EACH_STORE
 @INTERRUPTED_PLAYS
 @given(script=scripts(interrupted(DOCUMENTS)))
+@each(map(examples.callers_are_cancelled_as_their_work_is_handed_over, range(20)))
+@each(map(examples.is_killed_while_something_is_written, range(20)))
 def test_what_was_acknowledged_stays_written_and_is_written_once(open_store, script):
     play(open_store, script)
 
