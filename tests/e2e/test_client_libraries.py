@@ -30,7 +30,8 @@ def test_httpx_sse(server: Server, channel: str) -> None:
         blocks = source.iter_sse()
         opened = next(blocks)
         assert opened.retry is not None
-        assert opened.data == ""
+        assert opened.event == "connected"
+        assert opened.json()["id"] == opened.id
         for number in range(COUNT):
             text = {"n": number, "text": "two\nlines ∎"}
             sent.append(publish(server, channel=channel, type="news", data=text))
