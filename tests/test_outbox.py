@@ -301,10 +301,10 @@ def test_what_is_held_is_taken_by_position(outbox):
     for seq in range(1, 12):
         put(outbox, seq, "d:a")
     put(outbox, 12, "x", size=50)
-    taken = outbox.take_until(7)
+    taken = outbox.take_until(7, 100)
     assert [entry.seq for entry in taken] == [1, 2, 3, 4, 5, 6, 7]
-    assert [entry.seq for entry in outbox.take_until(8)] == [8]
-    loss, newest = outbox.take_until(EVERYTHING)
+    assert [entry.seq for entry in outbox.take_until(8, 100)] == [8]
+    loss, newest = outbox.take_until(EVERYTHING, 100)
     assert (loss.first.seq, loss.last.seq, newest.seq) == (9, 11, 12)
     assert outbox.bytes == 0
 

@@ -24,6 +24,7 @@ import random
 import sys
 import time
 from abc import abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -39,6 +40,7 @@ from triocast.link import Link
 from triocast.outbox import Entry, Frame, Loss, Outbox, rest_of
 from triocast.resume import Backlog, Gap, Page, open_backlog
 from triocast.subscriptions import EVERYTHING, Encoder, Filter, Subscriber, WriteNow
+from triocast.turns import Turns, in_turns
 from triocast.wire import envelope
 from triocast.wire.start import Start
 
@@ -54,6 +56,9 @@ JOIN_BYTES: Final = 65_536
 MOST_AHEAD: Final = 16
 """How many frames go ahead of others; of pongs the last one would do (RFC 6455, 5.5.3)."""
 
+HELD_AT_ONCE: Final = 256
+"""How many held events are put in order with a backlog in one step."""
+
 FAREWELL_SECONDS: Final = 2.0
 """How long an ended connection may take to send what is left and say goodbye."""
 
@@ -62,6 +67,10 @@ _PROTOCOL: Final = (None,)
 
 _EARLIEST_HEARTBEAT: Final = 0.3
 """The first heartbeat comes after this part of the interval or later, so that they spread."""
+
+
+def _seq(entry: Entry) -> int:
+    return entry.seq
 
 
 class Connection(Subscriber):
@@ -430,12 +439,18 @@ class Connection(Subscriber):
                 self.push(self._gap_frame(told))
             missed = [
                 Entry(self._hub.encode(encoder, p), p)
-                for p in page.publications
+                async for p in in_turns(page.publications)
                 for encoder in [behind if behind and p.seq <= stands.seq else self.encoder]
             ]
-            await self._give_in_order([*held.take_until(page.seq), *missed], all_is_read=False)
+            more = True
+            while more:
+                entries = held.take_until(page.seq, HELD_AT_ONCE)
+                more = len(entries) == HELD_AT_ONCE
+                count = bisect_right(missed, entries[-1].seq, key=_seq) if more else len(missed)
+                await self._give_in_order([*entries, *missed[:count]], all_is_read=False)
+                del missed[:count]
         while held:
-            await self._give_in_order(held.take_until(math.inf), all_is_read=True)
+            await self._give_in_order(held.take_until(math.inf, HELD_AT_ONCE), all_is_read=True)
         self._held = None
         if not self.queued_bytes:
             self._write_directly()
@@ -458,7 +473,9 @@ class Connection(Subscriber):
         # What is both held and read comes once; of the outbox a part is left free for what is live.
         unique = {(entry.seq, isinstance(entry, Entry)): entry for entry in entries}
         most = min(JOIN_BYTES, self._outbox_bytes() // 2)
+        turns = Turns()
         for _, entry in sorted(unique.items()):
+            await turns.give_if_over()
             if isinstance(entry, Entry):
                 frame, publication, seq = entry.frame, entry.publication, entry.seq
             else:

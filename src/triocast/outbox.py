@@ -182,10 +182,10 @@ class Outbox:
         self._forget(self._in_flight)
         self._in_flight = []
 
-    def take_until(self, seq: float) -> list[Entry | Loss]:
-        """Take what begins with events that are not above ``seq``."""
+    def take_until(self, seq: float, most: int) -> list[Entry | Loss]:
+        """Take what begins with events that are not above ``seq``, ``most`` of it."""
         taken: list[Entry | Loss] = []
-        while self._entries and next(iter(self._entries.values())).seq <= seq:
+        while self._entries and len(taken) < most and next(iter(self._entries.values())).seq <= seq:
             taken.append(self._pop())
         self._forget(taken)
         return taken

@@ -47,6 +47,7 @@ def others_get_their_turn_between_any_two_clients_and_pages() -> Iterator[None]:
         patch.setattr(hub_module, "WRITES_IN_A_ROW", 1)
         patch.setattr(memory_module, "_EVENTS_PER_LOOK", 1)
         patch.setattr(resume_module, "PAGE_EVENTS", 4)
+        patch.setattr(connection_module, "HELD_AT_ONCE", 2)
         yield
 
 

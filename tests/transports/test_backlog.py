@@ -62,6 +62,26 @@ class TestSSE:
         await parts.publish("x", "e")
         assert told(await client.read()) == [("0.e.5", "e")]
 
+    async def test_however_much_was_held_it_comes_in_steps(
+        self, parts, open_sse, gate, work, monkeypatch
+    ):
+        queue = SSEConnection._queue
+
+        def count(connection, frames, publications):
+            work.did()
+            queue(connection, frames, publications)
+
+        monkeypatch.setattr(SSEConnection, "_queue", count)
+        client = open_sse(channels=("x",), start=after(0))
+        await wait_all_tasks_blocked()
+        for _ in range(1_000):
+            await parts.publish("x")
+        work.longest = 0
+        gate.set()
+        found = told(await client.read())
+        assert len(found) > 1_000
+        assert 0 < work.longest <= work.PER_TURN + 2
+
     async def test_also_what_is_for_all_and_for_its_user(self, parts, open_sse):
         for channel in ("$all", "$user:ann", "$user:bob", "$conn:s1"):
             await parts.publish(channel)
