@@ -35,6 +35,7 @@ NAMES = (
     "publishing",
     "resuming",
     "slow_consumers",
+    "loop_steps",
     "compression",
     "signaling",
 )
