@@ -66,6 +66,8 @@ class RequestParser(h11.Connection):
         """Why the client's input is not read further."""
         self.method: bytes | None = None
         """The method of the request under way."""
+        self.headers: list[tuple[bytes, bytes]] = []
+        """Its headers: h11's own take long to go through."""
         self._max_head_bytes = max_head_bytes
         self._empty_lines = 0
 
@@ -88,17 +90,17 @@ class RequestParser(h11.Connection):
             try:
                 if before - len(self._receive_buffer) > self._max_head_bytes:
                     raise HeadTooLarge("the head of the request is larger than max_header_bytes")
-                _check(event)
+                self.headers = list(event.headers)
+                _check(event, self.headers)
             except TriocastError as error:
                 raise RefusedRequest(error) from None
         return event
 
     def _skip_empty_lines(self) -> bool:
         """Pass over empty lines; return whether there is only the beginning of another one."""
-        if not self._receive_buffer:
-            return False
-        while self._empty_lines < MAX_EMPTY_LINES:
-            begin = bytes(self._receive_buffer._data[:2])
+        data = self._receive_buffer._data
+        while data and data[0] in b"\r\n" and self._empty_lines < MAX_EMPTY_LINES:
+            begin = bytes(data[:2])
             if begin == b"\r":
                 return True
             length = 1 if begin[:1] == b"\n" else 2 if begin == b"\r\n" else 0
@@ -117,7 +119,7 @@ def skip_empty_lines(data: bytes) -> bytes:
     return data if lines is None or lines.end() == len(data) else data[lines.end() :]
 
 
-def _check(head: h11.Request) -> None:
+def _check(head: h11.Request, headers: list[tuple[bytes, bytes]]) -> None:
     """Raise TriocastError for a head that h11 takes, and we do not."""
     if head.http_version not in (b"1.0", b"1.1"):
         if head.method == b"PRI":
@@ -126,8 +128,8 @@ def _check(head: h11.Request) -> None:
     if head.method == b"CONNECT" or not head.method.isupper():
         raise NotSupported("this method is not known here; methods are in capitals")
     split_target(head.target)
-    check_framing(head.headers, head.http_version.decode())
-    for name, value in head.headers:
+    check_framing(headers, head.http_version.decode())
+    for name, value in headers:
         if name == b"host" and _HOST.fullmatch(value) is None:
             raise BadRequest("the header Host is no host")
 
@@ -162,8 +164,10 @@ def read_request(
             return None
     if not isinstance(event, h11.EndOfMessage):
         return None
-    path = split_target(head.target)[1].partition(b"?")[0]
-    call = _call(head, address=address, secure=secure)
+    authority, target = split_target(head.target)
+    path, _, query = target.partition(b"?")
+    headers = with_authority(parser.headers, authority)
+    call = _call(head, query, headers, address=address, secure=secure)
     closing = parser.their_state is h11.MUST_CLOSE
     return Request(path, call, b"".join(body), parser.trailing_data[0], not closing)
 
@@ -178,17 +182,27 @@ def read_head(
     parser = RequestParser(max_head_bytes=max_head_bytes)
     parser.receive_data(data)
     head = parser.next_event()
-    return _call(head, address=address, secure=secure) if isinstance(head, h11.Request) else None
-
-
-def _call(head: h11.Request, *, address: str | None, secure: bool) -> Call:
+    if not isinstance(head, h11.Request):
+        return None
     authority, target = split_target(head.target)
+    headers = with_authority(parser.headers, authority)
+    return _call(head, target.partition(b"?")[2], headers, address=address, secure=secure)
+
+
+def _call(
+    head: h11.Request,
+    query: bytes,
+    headers: list[tuple[bytes, bytes]],
+    *,
+    address: str | None,
+    secure: bool,
+) -> Call:
     return Call(
         method=head.method.decode(),
         scheme="https" if secure else "http",
         http_version=head.http_version.decode(),
-        query_string=target.partition(b"?")[2],
-        headers=with_authority(head.headers, authority),
+        query_string=query,
+        headers=headers,
         address=address,
     )
 

@@ -45,15 +45,16 @@ def with_authority(headers: Iterable[Header], authority: bytes | None) -> list[H
     """
     if authority is None:
         return list(headers)
-    return [(b"host", authority), *(pair for pair in headers if pair[0].lower() != b"host")]
+    return [(b"host", authority), *(pair for pair in headers if pair[0] != b"host")]
 
 
 def check_framing(headers: Iterable[Header], http_version: str) -> None:
     """Raise BadRequest where two readers could see different ends of a request's body.
 
-    RFC 9112, 6.1: such a request may be an attack, and its connection is not to be used further.
+    Names are in lower case. RFC 9112, 6.1: such a request may be an attack, and its connection is
+    not to be used further.
     """
-    names = {name.lower() for name, _ in headers}
+    names = [name for name, _ in headers]
     if b"transfer-encoding" not in names:
         return
     if b"content-length" in names:
