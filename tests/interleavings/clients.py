@@ -276,6 +276,9 @@ class Client:
                     assert (store_failed and code == "store_failed") or (
                         self.life.ended is End.FAILED and code in FAILED_CODES
                     ), code
+        if not self.survived:
+            while pending:  # It took effect, though the reply did not come any more.
+                expected.change(pending.popleft())
         if self.survived:
             assert not pending
             expected.end(math.inf)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import attrs
+import trio
 
 from triocast.clock import timestamp
 from triocast.errors import Disabled, Forbidden, TooManyChannels, TriocastError, WrongContentType
@@ -170,6 +171,8 @@ class NativeConnection(WebSocketConnection):
                 self._unpublished_bytes += len(event.data)
             else:
                 await self._answer()  # Whoever subscribes now does not get what came before.
+                if self.reason is not None:
+                    await trio.sleep_forever()  # By that it was ended: for the cancellation.
                 answer = messages.encode_reply(request_id, await self._carry_out(request))
         except messages.MessageError as error:
             answer = messages.encode_error(error.id, error.error)
