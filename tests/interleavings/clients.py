@@ -246,6 +246,11 @@ class Client:
         pending = deque(self.life.hub.changes.get(self.id, ()))
         early = 0
         for item in items:
+            if isinstance(item, reading.Event | reading.Gap | reading.Heartbeat):
+                # What comes after a change may come before the reply to it.
+                while pending and pending[0].live < expected.reached(item):
+                    expected.change(pending.popleft())
+                    early += 1
             match item:
                 case reading.Change(id):
                     if early:
@@ -257,14 +262,6 @@ class Client:
                     if id is not None:
                         expected.come_back_with(id)
                 case reading.Event():
-                    # A subscription's first events may come before the reply to it.
-                    while (
-                        pending
-                        and pending[0].filter is not None
-                        and expected.is_above(item, pending[0])
-                    ):
-                        expected.change(pending.popleft())
-                        early += 1
                     expected.take(item)
                 case reading.Gap():
                     expected.skip(item)
@@ -289,6 +286,8 @@ class Client:
             and self.wire.finished
             and not self._was_cut_off
         ):
+            for change in pending:  # of which it was told nothing any more
+                expected.change(change)
             expected.end(self.connection.seq)  # what was given to it goes out before the farewell
         else:
             expected.end(expected.last)

@@ -158,9 +158,12 @@ class Expectation:
         assert position.epoch == self._epoch
         return position.seq
 
-    def is_above(self, event: reading.Event, change: Change) -> bool:
-        """Say whether an event is of after the time at which a change was made."""
-        return self._publication_of(event).seq > change.live
+    def reached(self, item: reading.Event | reading.Gap | reading.Heartbeat) -> int:
+        """Return how far the client is told to be with this item; 0 if nothing says that."""
+        if isinstance(item, reading.Event):
+            return self._publication_of(item).seq
+        position = None if item.id is None else _position(item.id)
+        return 0 if position is None or position.epoch != self._epoch else position.seq
 
     def take(self, event: reading.Event) -> None:
         assert not self.lacks_gap
