@@ -27,6 +27,7 @@ class Reads:
         self.gate = trio.Event()
         self.gate.set()
         self.turns = 0
+        self._waiters = []
         self.reader = Reader(connections, Thread(self._run_sync), explain=self._explain)
         self._nursery = nursery
         self._clock = 0.0
@@ -36,7 +37,18 @@ class Reads:
             await trio.lowlevel.checkpoint()
         await self.gate.wait()
         self.turns += 1
-        return function(*arguments)
+        try:
+            return function(*arguments)
+        finally:
+            for reached, event in self._waiters:
+                if reached():
+                    event.set()
+
+    async def until(self, reached):
+        """Return after the first turn at whose end this is so."""
+        event = trio.Event()
+        self._waiters.append((reached, event))
+        await event.wait()
 
     def _explain(self, error):
         self.explained.append(error)
@@ -181,8 +193,7 @@ async def test_a_short_read_never_waits_for_long_ones(reads):
         reads.long(number, 10, log)
     await wait_all_tasks_blocked()
     reads.run()
-    while len(log) < 50:
-        await trio.lowlevel.checkpoint()
+    await reads.until(lambda: len(log) >= 50)
     long_before = len(reads.answers)
     reads.ask("short", lambda db: reads.turns)
     asked = reads.turns
@@ -216,8 +227,7 @@ async def test_one_that_is_cancelled_is_left_out_or_ended(reads):
     reads.scopes["waiting"].cancel()
     await wait_all_tasks_blocked()
     reads.gate.set()
-    while not reads.turns > 2:
-        await trio.lowlevel.checkpoint()
+    await reads.until(lambda: reads.turns > 2)
     reads.scopes["endless"].cancel()
     await wait_all_tasks_blocked()
     assert len(ended) == 1
@@ -290,8 +300,7 @@ async def test_the_end_refuses_who_waits_and_who_comes(reads):
     async with trio.open_nursery() as running:
         reads.ask("begun", endless)
         running.start_soon(reads.reader.run)
-        while not reads.turns:
-            await trio.lowlevel.checkpoint()
+        await reads.until(lambda: reads.turns > 0)
         running.cancel_scope.cancel()
     reads.ask("waiting", lambda db: 1)
     await wait_all_tasks_blocked()
