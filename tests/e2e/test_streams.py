@@ -207,6 +207,7 @@ def test_a_heartbeat_is_an_event_if_asked_for(
                 assert block.event == (HEARTBEAT if named else None)
                 assert block.id is not None
                 assert re.fullmatch(CURSOR, block.id)
+                assert message.pop("id") == block.id
         assert block.id == here["id"]
     for beat in beats:
         assert re.fullmatch(TIMESTAMP, beat.pop("timestamp"))

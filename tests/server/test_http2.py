@@ -133,6 +133,29 @@ async def test_streams_of_one_connection_are_answered_apart(open_http2):
     assert sorted(client.ended) == [first, second]
 
 
+async def test_a_response_that_the_application_leaves_is_reset_behind_all_of_it(open_http2):
+    """Upstream leaves it open, and its client waits for ever."""
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        if scope["path"] == "/left":
+            await send({"type": "http.response.body", "body": bytes(40_000), "more_body": True})
+        else:
+            await send({"type": "http.response.body", "body": b"whole"})
+
+    client, protocol, sent = await open_http2(app)
+    left = client.get("/left")
+    await client.talk(protocol, sent)
+    assert len(client.bodies[left]) == 40_000
+    assert client.resets == {left: ErrorCodes.CANCEL}
+    assert client.ended == []
+    assert left not in protocol.stream_buffers
+    whole = client.get("/whole")
+    await client.talk(protocol, sent)
+    assert client.bodies[whole] == b"whole"
+    assert client.ended == [whole]
+
+
 async def test_a_body_larger_than_the_window_comes_through(open_http2):
     async def app(scope, receive, send):
         size = 0

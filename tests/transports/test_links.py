@@ -6,7 +6,13 @@ import pytest
 import trio
 from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 
-from triocast.transports.links import ASGIResponseLink, SocketLink, StreamLink
+from triocast.transports.links import (
+    BREAKS_OFF,
+    ASGIResponseLink,
+    SocketLink,
+    StreamLink,
+    breaks_off,
+)
 
 
 @pytest.fixture
@@ -151,6 +157,25 @@ async def test_an_asgi_response_that_is_broken_off_has_no_end():
     asgi = ASGI()
     await ASGIResponseLink(asgi.receive, asgi.send).finish([b"bye"], abruptly=True)
     assert [(message["body"], message["more_body"]) for message in asgi.sent] == [(b"bye", True)]
+
+
+@pytest.mark.parametrize(
+    ("version", "extensions", "does"),
+    [
+        ("1.0", None, True),
+        ("1.1", {}, True),
+        ("2", None, False),
+        ("2", {"http.response.push": {}}, False),
+        ("2", {BREAKS_OFF: {}}, True),
+    ],
+)
+async def test_where_the_server_would_leave_a_response_open_it_is_ended(version, extensions, does):
+    scope = {"type": "http", "http_version": version, "extensions": extensions}
+    assert breaks_off(scope) is does
+    asgi = ASGI()
+    link = ASGIResponseLink(asgi.receive, asgi.send, breaks_off=breaks_off(scope))
+    await link.finish([b"bye"], abruptly=True)
+    assert asgi.sent[-1]["more_body"] is does
 
 
 async def test_an_asgi_response_cut_in_a_frame_gets_no_farewell(autojump_clock):

@@ -84,6 +84,15 @@ async def test_publish_is_answered_and_heard(open_websocket):
     assert [message["data"] for message in other.take()] == [{"n": [1, 2]}]
 
 
+@pytest.mark.parametrize("type", ["connected", "gap", "HEARTBEAT", "ERROR"])
+async def test_messages_of_the_server_cannot_be_imitated(open_websocket, type):
+    client = await open_websocket()
+    await client.ask({"type": "subscribe", "channel": "a"})
+    event = {"channel": "a", "type": type, "data": None}
+    (error,) = await client.ask({"type": "publish", "id": 1, "event": event})
+    assert (error["type"], error["id"], error["code"]) == ("error", 1, "reserved_type")
+
+
 async def test_without_echo_the_publisher_alone_does_not_hear_it(open_websocket):
     client, other = await open_websocket(), await open_websocket(id="w2")
     for each in (client, other):

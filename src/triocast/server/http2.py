@@ -79,11 +79,6 @@ class SafeStreamBuffer(StreamBuffer):
         """Whether the writer has said that this is all."""
         return self._complete
 
-    async def wait_until_taken(self) -> None:
-        """Return when nothing is left for flow control."""
-        while self.buffer:
-            await self._is_empty.wait()
-
     async def pop(self, max_length: int) -> bytes:
         data = bytes(self.buffer[:max_length])
         del self.buffer[:max_length]
@@ -153,6 +148,7 @@ class SafeH2Protocol(H2Protocol):
         self._turns = Turns()
         self._heads = FrameHeads()
         self._sent = trio.Event()
+        self._is_sending = False
 
     async def stream_send(self, event: Any) -> None:
         if isinstance(event, StreamClosed):
@@ -188,18 +184,24 @@ class SafeH2Protocol(H2Protocol):
         if not isinstance(buffer, SafeStreamBuffer) or buffer.ending:
             return
         with trio.move_on_after(END_SECONDS):
-            await buffer.wait_until_taken()
+            while (buffer.buffer or self._is_sending) and not self.closed:
+                if self._sent.is_set():
+                    self._sent = trio.Event()
+                await self._sent.wait()
         try:
             self.connection.reset_stream(stream_id, h2.errors.ErrorCodes.CANCEL)
         except h2.exceptions.ProtocolError:
             return  # The client, or its connection, has ended it before.
         await self._flush()
+        buffer.set_complete()
         await self._window_updated(stream_id)  # so that what upstream keeps of it is dropped
 
     async def _send_data(self, stream_id: int) -> None:
         buffer = self.stream_buffers.get(stream_id)
         before = buffer.popped_bytes if isinstance(buffer, SafeStreamBuffer) else 0
+        self._is_sending = True
         await super()._send_data(stream_id)
+        self._is_sending = False
         if isinstance(buffer, SafeStreamBuffer) and buffer.popped_bytes - before >= _MIN_SENT_BYTES:
             self._limiter.give_back(DATA_UNITS)
         self._sent.set()
