@@ -430,6 +430,7 @@ PROGRAM = """
 import os, runpy, sys
 os.chdir(sys.argv.pop(1))
 if sys.argv[1] == "gone":
+    import jwt  # with `cryptography`, which itself needs a folder on some Pythons
     os.rmdir(os.getcwd())
 sys.argv[1:2] = []
 if sys.argv[1:] == ["import"]:

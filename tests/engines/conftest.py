@@ -6,7 +6,7 @@ async context manager of the open engine, at work.
 
 import os
 import tempfile
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 
@@ -37,11 +37,11 @@ async def memory(**bounds):
 async def sqlite(**bounds):
     with folder_in_memory() as folder:
         engine = SQLiteEngine(Path(folder) / "events.db", durable=False, **bounds)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(engine.run)
-            yield engine
-            nursery.cancel_scope.cancel()
-        engine.close()
+        with closing(engine):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(engine.run)
+                yield engine
+                nursery.cancel_scope.cancel()
 
 
 class Outlet:
