@@ -81,13 +81,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol() -> Generator[None, object, object]:
-    """Undo what a test has done to logging: tests of the command line configure it."""
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Undo what a test has done to logging: tests of the command line configure it.
+
+    For tests in process no time goes by for long work: how fast the machine is decides nothing.
+    """
+    clock = turns.now
+    if item.get_closest_marker("e2e") is None:
+        turns.now = lambda: 0.0
     loggers = [logging.getLogger(), logging.getLogger("triocast")]
     before = [(logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
     try:
         return (yield)
     finally:
+        turns.now = clock
         for logger, (level, handlers, propagate) in zip(loggers, before, strict=True):
             logger.setLevel(level)
             logger.handlers[:], logger.propagate = handlers, propagate

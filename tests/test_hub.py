@@ -152,8 +152,8 @@ async def test_nothing_comes_after_leaving_in_the_middle_of_a_batch(hub, source,
 async def test_nothing_comes_after_leaving_between_two_slices(
     hub, source, nursery, monkeypatch, autojump_clock
 ):
-    monkeypatch.setattr(turns_module, "SLICE_SECONDS", 0)
-    monkeypatch.setattr(turns_module, "LONGEST_SLICE_SECONDS", 0)
+    monkeypatch.setattr(turns_module, "SLICE_SECONDS", -1)
+    monkeypatch.setattr(turns_module, "LONGEST_SLICE_SECONDS", -1)
     monkeypatch.setattr(hub_module, "WRITES_IN_A_ROW", 1)
     crowd = [enter(hub, f"c{n}", "x") for n in range(50)]
     left: dict[str, int] = {}
@@ -376,7 +376,7 @@ def test_any_interleaving_loses_doubles_and_disorders_nothing(steps):
             assert must[n] <= set(listener.got) <= may[n]
 
     before = turns_module.SLICE_SECONDS, turns_module.LONGEST_SLICE_SECONDS
-    turns_module.SLICE_SECONDS = turns_module.LONGEST_SLICE_SECONDS = 0
+    turns_module.SLICE_SECONDS = turns_module.LONGEST_SLICE_SECONDS = -1
     try:
         trio.run(run)
     finally:

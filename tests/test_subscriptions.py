@@ -111,8 +111,8 @@ def feed(hub):
 @pytest.fixture
 def turn_after_each(monkeypatch):
     """Make the hub give others a turn before each subscriber."""
-    monkeypatch.setattr(turns_module, "SLICE_SECONDS", 0)
-    monkeypatch.setattr(turns_module, "LONGEST_SLICE_SECONDS", 0)
+    monkeypatch.setattr(turns_module, "SLICE_SECONDS", -1)
+    monkeypatch.setattr(turns_module, "LONGEST_SLICE_SECONDS", -1)
     monkeypatch.setattr(hub_module, "WRITES_IN_A_ROW", 1)
 
 
@@ -629,8 +629,8 @@ def test_any_interleaving_agrees_with_the_model(plan):
         model.check()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(turns_module, "SLICE_SECONDS", 0)
-        patch.setattr(turns_module, "LONGEST_SLICE_SECONDS", 0)
+        patch.setattr(turns_module, "SLICE_SECONDS", -1)
+        patch.setattr(turns_module, "LONGEST_SLICE_SECONDS", -1)
         patch.setattr(hub_module, "WRITES_IN_A_ROW", 1)
         trio.run(scenario)
 

@@ -159,6 +159,8 @@ async def test_sessions_and_numbers_of_offers(serve: Callable[..., Server]) -> N
         await bob.send_webrtc_signal("offer", other, SDP, offer_id=1)
         await bob.send_webrtc_signal("offer", other, SDP, session=first + 1, offer_id=2)
         await bob.send_candidate(other, None)
+        await bob.send_webrtc_signal("answer", other, SDP, session=first, offer_id=9)
+        await until(bob, "error")  # By then the server has all that was sent before.
         offer = await until(ann, "offer")
         assert (offer["session"], offer["offerId"]) == (first, 1)
         assert ann.peers[me].session == first  # though the next offer may be here
