@@ -269,12 +269,16 @@ async def test_a_pong_goes_ahead_of_what_waits_for_the_client(open_websocket):
 
 
 class Half:
-    """A link that takes half of the first frame at once, and the rest later."""
+    """A link that takes half of the first frame at once, and the rest later.
+
+    ``meanwhile`` is called in between.
+    """
 
     taken_over = True
 
-    def __init__(self):
+    def __init__(self, meanwhile):
         self.sent = []
+        self._meanwhile = meanwhile
 
     def write_now(self, data):
         if self.sent:
@@ -286,6 +290,8 @@ class Half:
         self.sent += map(bytes, parts)
 
     async def receive(self):
+        self._meanwhile()  # The first read comes in the step of the first write.
+        assert len(self.sent) == 1
         await trio.sleep_forever()
 
     async def finish(self, farewell):
@@ -307,11 +313,8 @@ async def test_a_pong_does_not_cut_a_frame_in_two(parts, nursery):
         max_json_depth=10,
     )
     connection.use_frames(b"")
-    link = Half()
+    link = Half(meanwhile=lambda: connection.push_ahead(b"pong"))
     nursery.start_soon(connection.run, link)
-    while not link.sent:
-        await trio.lowlevel.checkpoint()
-    connection.push_ahead(b"pong")
     await wait_all_tasks_blocked()
     *hello, pong = link.sent
     assert pong == b"pong"
